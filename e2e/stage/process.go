@@ -1,0 +1,204 @@
+// Package stage starts the real components that tests need, each in a folder
+// and on ports of its own, waits until they answer, and stops them when the
+// test ends, fails or is killed.
+package stage
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Process is a program that a test started.
+type Process struct {
+	PID     int
+	LogFile string // what it prints
+
+	name string
+	cmd  *exec.Cmd
+	done chan struct{} // closed when it has ended
+	err  error         // of Wait; read after done
+}
+
+// Start runs cmd and stops it when the test ends. The kernel kills it if the
+// test binary dies. Output goes to LogFile unless cmd has its own.
+func Start(tb testing.TB, name string, cmd *exec.Cmd) *Process {
+	tb.Helper()
+	log, err := os.Create(filepath.Join(tb.TempDir(), name+".log"))
+	if err != nil {
+		tb.Fatalf("start %s: %v", name, err)
+	}
+	defer log.Close()
+	if cmd.Stdout == nil {
+		cmd.Stdout = log
+	}
+	if cmd.Stderr == nil {
+		cmd.Stderr = log
+	}
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	p := &Process{LogFile: log.Name(), name: name, cmd: cmd, done: make(chan struct{})}
+	started := make(chan error)
+	go p.run(started)
+	if err := <-started; err != nil {
+		tb.Fatalf("start %s: %v", name, err)
+	}
+	tb.Cleanup(func() {
+		p.Stop()
+		if tb.Failed() {
+			tb.Logf("%s printed:\n%s", name, p.Tail(4096))
+		}
+	})
+	return p
+}
+
+// run keeps the thread that started the child until the child ends: the
+// parent-death signal is tied to that thread.
+func (p *Process) run(started chan<- error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := p.cmd.Start(); err != nil {
+		started <- err
+		return
+	}
+	p.PID = p.cmd.Process.Pid
+	started <- nil
+	p.err = p.cmd.Wait()
+	close(p.done)
+}
+
+// Stop asks the process to end, and kills it after five seconds. It waits for
+// the end, and may be called more than once.
+func (p *Process) Stop() {
+	_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may have ended already
+	select {
+	case <-p.done:
+	case <-time.After(5 * time.Second):
+		p.Kill()
+	}
+}
+
+// Kill ends the process at once (SIGKILL) and waits for its end.
+func (p *Process) Kill() {
+	_ = p.cmd.Process.Kill() // it may have ended already
+	<-p.done
+}
+
+// Signal sends sig.
+func (p *Process) Signal(sig os.Signal) error { return p.cmd.Process.Signal(sig) }
+
+// Done is closed when the process has ended.
+func (p *Process) Done() <-chan struct{} { return p.done }
+
+// Err gives how the process ended; call it after Done.
+func (p *Process) Err() error {
+	<-p.done
+	return p.err
+}
+
+// Tail gives the last n bytes of the log.
+func (p *Process) Tail(n int) string {
+	raw, err := os.ReadFile(p.LogFile)
+	if err != nil {
+		return err.Error()
+	}
+	return string(raw[max(0, len(raw)-n):])
+}
+
+// WaitReady polls check until it answers nil. It fails the test if the process
+// ends before, or after limit.
+func (p *Process) WaitReady(tb testing.TB, limit time.Duration, check func() error) {
+	tb.Helper()
+	deadline := time.Now().Add(limit)
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		select {
+		case <-p.done:
+			tb.Fatalf("%s ended before it was ready (%v); it printed:\n%s", p.name, p.err, p.Tail(4096))
+		case <-time.After(20 * time.Millisecond):
+		}
+		if time.Now().After(deadline) {
+			tb.Fatalf("%s was not ready after %s (%v); it printed:\n%s", p.name, limit, err, p.Tail(4096))
+		}
+	}
+}
+
+// FreePort gives a loopback TCP port that was free a moment ago.
+func FreePort(tb testing.TB) int {
+	tb.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatalf("find a free port: %v", err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// Dial reports whether something accepts connections at addr.
+func Dial(addr string) error {
+	conn, err := net.DialTimeout("tcp", addr, time.Second)
+	if err != nil {
+		return err
+	}
+	return conn.Close()
+}
+
+// Find gives the path of a program, looking at the environment variable, then
+// PATH, then the other places. A missing component fails the test and names
+// what to install.
+func Find(tb testing.TB, variable, program string, places ...string) string {
+	tb.Helper()
+	if path := os.Getenv(variable); path != "" {
+		return path
+	}
+	if path, err := exec.LookPath(program); err == nil {
+		return path
+	}
+	for _, place := range places {
+		if _, err := os.Stat(place); err == nil {
+			return place
+		}
+	}
+	tb.Fatalf("%s is not installed: run 'make deps', or set %s to its path", program, variable)
+	return ""
+}
+
+// Eventually polls check until it answers nil and fails the test after limit.
+func Eventually(tb testing.TB, limit time.Duration, check func() error) {
+	tb.Helper()
+	deadline := time.Now().Add(limit)
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			tb.Fatalf("still not after %s: %v", limit, err)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// Output runs a command to its end and gives what it printed; a failure fails
+// the test with the output.
+func Output(tb testing.TB, cmd *exec.Cmd) string {
+	tb.Helper()
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Run(); err != nil {
+		tb.Fatalf("%s: %v\n%s", fmt.Sprint(cmd.Args), err, out.String())
+	}
+	return out.String()
+}
