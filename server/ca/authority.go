@@ -258,9 +258,11 @@ func (c *CA) open(ctx context.Context, v *view, row store.Authority) (*authority
 		}
 		a.cert = cert
 	}
-	key, err := c.unwrap(ctx, row)
-	a.key = key
-	return a, err
+	var err error
+	if a.key, err = c.unwrap(ctx, row); err != nil {
+		return nil, err
+	}
+	return a, nil
 }
 
 // keyContext binds a wrapped key to its use: tenant, purpose, key id and the

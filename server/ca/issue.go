@@ -212,7 +212,7 @@ func (a *ask) permitted(b *batch) error {
 	case b.view.isAuthorityKey(a.spki):
 		return identity.Errorf(identity.Invalid, "the key of the signing request belongs to a certificate authority")
 	}
-	return nil
+	return checkHostNames(a.entry.DNSNames)
 }
 
 // intend fixes serial and validity of a permitted item.

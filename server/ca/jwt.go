@@ -1,8 +1,6 @@
 package ca
 
 import (
-	"crypto"
-	"crypto/ecdsa"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
@@ -95,15 +93,12 @@ func (s *authority) signToken(a *ask) (string, error) {
 }
 
 // signES256 gives the signature of text as RFC 7518 section 3.4 writes it: r
-// and s, 32 bytes each. It is verified before it is used.
+// and s, 32 bytes each.
 func (s *authority) signES256(text []byte) ([]byte, error) {
 	digest := sha256.Sum256(text)
-	der, err := s.key.Sign(nil, digest[:], crypto.SHA256) // deterministic (RFC 6979)
+	der, err := signVerified(s.key, digest)
 	if err != nil {
 		return nil, err
-	}
-	if !ecdsa.VerifyASN1(&s.key.PublicKey, digest[:], der) {
-		return nil, errors.New("the signature does not verify")
 	}
 	var r, t big.Int
 	var pair cryptobyte.String

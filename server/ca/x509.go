@@ -1,28 +1,11 @@
 package ca
 
 import (
-	"crypto"
-	"crypto/x509"
 	"encoding/hex"
 	"fmt"
-	"math/big"
-	"net/url"
-	"time"
-
-	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/authsec-ai/icp/internal/csr"
 )
-
-// leaf is all that goes into an X.509-SVID.
-type leaf struct {
-	id        spiffeid.ID
-	serial    []byte
-	notBefore time.Time
-	notAfter  time.Time
-	dnsNames  []string // from the entry, never from a request
-	key       crypto.PublicKey
-}
 
 // readCSR takes key and proof of possession from a signing request.
 func (a *ask) readCSR(der []byte) (err error) {
@@ -56,38 +39,12 @@ func (s *authority) signX509(l leaf) ([][]byte, error) {
 	if l.notAfter.After(s.row.ExpiresAt) {
 		return nil, fmt.Errorf("certificate would end at %s, after its issuer", l.notAfter)
 	}
-	tmpl, err := leafTemplate(l)
+	der, err := l.encode(s.cert, s.key)
 	if err != nil {
-		return nil, err
-	}
-	// Without randomness the signature is deterministic (RFC 6979).
-	// CreateCertificate verifies what it signed.
-	der, err := x509.CreateCertificate(nil, tmpl, s.cert, l.key, s.key)
-	if err != nil {
-		return nil, fmt.Errorf("sign a certificate: %w", err)
+		return nil, fmt.Errorf("make a certificate: %w", err)
 	}
 	if err := lintLeaf(der); err != nil {
 		return nil, fmt.Errorf("check a signed certificate: %w", err)
 	}
 	return [][]byte{der, s.row.Certificate}, nil
-}
-
-// leafTemplate is the profile of X.509-SVIDs (X509-SVID sections 2 to 4).
-func leafTemplate(l leaf) (*x509.Certificate, error) {
-	spki, err := x509.MarshalPKIXPublicKey(l.key)
-	if err != nil {
-		return nil, fmt.Errorf("encode the public key: %w", err)
-	}
-	return &x509.Certificate{
-		SerialNumber:          new(big.Int).SetBytes(l.serial),
-		Subject:               nameOf(l.id.String()),
-		NotBefore:             l.notBefore,
-		NotAfter:              l.notAfter,
-		KeyUsage:              x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-		BasicConstraintsValid: true, // present, and not a CA
-		SubjectKeyId:          keyID(spki),
-		URIs:                  []*url.URL{l.id.URL()},
-		DNSNames:              l.dnsNames,
-	}, nil
 }
