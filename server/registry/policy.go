@@ -11,7 +11,7 @@ import (
 // PutPolicy creates or replaces the policy of that name and reports whether it
 // is new.
 func (r *Registry) PutPolicy(ctx context.Context, by Caller, tenant string, p policy.Policy) (created bool, err error) {
-	if err := checkPolicy(p); err != nil {
+	if err := compiles(p); err != nil {
 		return false, err
 	}
 	before, err := r.findPolicy(ctx, tenant, p.Name)
@@ -23,7 +23,7 @@ func (r *Registry) PutPolicy(ctx context.Context, by Caller, tenant string, p po
 
 // CreatePolicy is PutPolicy for a name that must be free, else it is a Conflict.
 func (r *Registry) CreatePolicy(ctx context.Context, by Caller, tenant string, p policy.Policy) error {
-	if err := checkPolicy(p); err != nil {
+	if err := compiles(p); err != nil {
 		return err
 	}
 	before, err := r.findPolicy(ctx, tenant, p.Name)
@@ -77,17 +77,22 @@ func (r *Registry) findPolicy(ctx context.Context, tenant, name string) (*policy
 	return &set.Policies[i], nil
 }
 
-func checkPolicy(p policy.Policy) error {
-	if !isName(p.Name) {
-		return identity.Errorf(identity.Invalid, "policy name %q must be 1 to 128 letters, digits, '.', '_' or '-'", identity.Clip(p.Name))
-	}
-	return compiles(p)
-}
-
 // compiles reports whether engines will take the policy.
 func compiles(p policy.Policy) error {
-	if p.Effect != policy.Allow && p.Effect != policy.Deny {
-		return identity.Errorf(identity.Invalid, "policy effect %q must be %q or %q", identity.Clip(p.Effect), policy.Allow, policy.Deny)
+	_, err := policy.Compile([]policy.Policy{p})
+	return err
+}
+
+// Evaluate decides about req with the tenant's policies as they are now, and
+// changes nothing.
+func (r *Registry) Evaluate(ctx context.Context, tenant string, req policy.Request) (policy.Decision, error) {
+	set, err := r.store.Policies(ctx, tenant)
+	if err != nil {
+		return policy.Decision{}, err
 	}
-	return nil
+	compiled, err := policy.Compile(set.Policies)
+	if err != nil {
+		return policy.Decision{}, err
+	}
+	return compiled.Decide(req), nil
 }
