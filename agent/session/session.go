@@ -13,7 +13,8 @@ import (
 	"github.com/authsec-ai/icp/identity"
 )
 
-// Attestor turns a calling process into selectors.
+// Attestor turns a calling process into selectors. It denies a caller that is
+// not the same process before and after.
 type Attestor interface {
 	Attest(ctx context.Context, caller *peer.Caller) (workload.Attestation, error)
 }
@@ -75,25 +76,12 @@ func (o *Opener) Attest(ctx context.Context) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Session{Attestation: attestation, caller: caller}
-	if err := s.Check(); err != nil {
-		return nil, err
-	}
-	return s, nil
+	return &Session{Attestation: attestation, caller: caller}, nil
 }
 
 // Check denies unless the caller is still the process that was attested. Call
 // it right before each answer that carries something of value.
-func (s *Session) Check() error {
-	if err := s.caller.Same(); err != nil {
-		return &identity.Error{
-			Code:    identity.Denied,
-			Message: "the process that opened this connection has ended or has become another program; connect again",
-			Err:     err,
-		}
-	}
-	return nil
-}
+func (s *Session) Check() error { return s.caller.Same() }
 
 // Watch is a Session that follows what its caller may have.
 type Watch struct {
