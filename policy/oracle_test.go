@@ -16,12 +16,12 @@ import (
 )
 
 // TestOracle holds Decide against the reference on random sets and requests,
-// made of few words so that they meet often. ICP_ORACLE sets how many
+// made of few words so that they meet often. ICP_ORACLE_ROUNDS sets how many
 // decisions, ICP_ORACLE_SEED repeats a run.
 func TestOracle(t *testing.T) {
-	total := envInt(t, "ICP_ORACLE", 300_000)
+	total := envInt(t, "ICP_ORACLE_ROUNDS", 300_000)
 	seed := envInt(t, "ICP_ORACLE_SEED", int(time.Now().UnixNano()))
-	t.Logf("ICP_ORACLE=%d ICP_ORACLE_SEED=%d", total, seed)
+	t.Logf("ICP_ORACLE_ROUNDS=%d ICP_ORACLE_SEED=%d", total, seed)
 	g := generator{rand.New(rand.NewPCG(uint64(seed), 1))}
 	allows, denies := 0, 0
 	for done := 0; done < total; done += 200 {

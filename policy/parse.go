@@ -87,9 +87,9 @@ func jsonValue(dec *json.Decoder, depth int) (any, error) {
 	if depth == 0 {
 		return nil, errTooDeep
 	}
-	token, err := dec.Token()
+	token, err := jsonToken(dec)
 	if err != nil {
-		return nil, fmt.Errorf("not valid JSON at byte %d: %w", dec.InputOffset(), err)
+		return nil, err
 	}
 	switch token {
 	case json.Delim('{'):
@@ -100,12 +100,20 @@ func jsonValue(dec *json.Decoder, depth int) (any, error) {
 	return token, nil
 }
 
+func jsonToken(dec *json.Decoder) (json.Token, error) {
+	token, err := dec.Token()
+	if err != nil {
+		return nil, fmt.Errorf("not valid JSON at byte %d: %w", dec.InputOffset(), err)
+	}
+	return token, nil
+}
+
 func jsonObject(dec *json.Decoder, depth int) (any, error) {
 	object := map[string]any{}
 	for dec.More() {
-		key, err := dec.Token()
+		key, err := jsonToken(dec)
 		if err != nil {
-			return nil, fmt.Errorf("not valid JSON at byte %d: %w", dec.InputOffset(), err)
+			return nil, err
 		}
 		value, err := jsonValue(dec, depth-1)
 		if err != nil {
@@ -115,7 +123,7 @@ func jsonObject(dec *json.Decoder, depth int) (any, error) {
 			return nil, err
 		}
 	}
-	_, err := dec.Token() // the closing brace
+	_, err := jsonToken(dec) // the closing brace
 	return object, err
 }
 
@@ -128,7 +136,7 @@ func jsonList(dec *json.Decoder, depth int) (any, error) {
 		}
 		list = append(list, value)
 	}
-	_, err := dec.Token() // the closing bracket
+	_, err := jsonToken(dec) // the closing bracket
 	return list, err
 }
 
