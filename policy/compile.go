@@ -52,6 +52,9 @@ func (n names) has(s string) bool {
 	if n.any {
 		return true
 	}
+	if len(n.sorted) == 1 {
+		return n.sorted[0] == s
+	}
 	_, found := slices.BinarySearch(n.sorted, s)
 	return found
 }

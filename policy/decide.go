@@ -39,8 +39,9 @@ func (c *Compiled) Decide(req Request) Decision {
 
 // AllowsModel reports whether there is a request for req.Model that the subject
 // may make of the service: some method and path of an allow policy for which
-// Decide allows. Method and Path of req are not read. It serves to show a
-// caller only the models it can use.
+// Decide allows. Where the policy means any method it tries POST, and of the
+// paths below P it tries P/. Method and Path of req are not read. It serves to
+// show a caller only the models it can use.
 func (c *Compiled) AllowsModel(req Request) bool {
 	if c == nil || req.Model == "" {
 		return false
@@ -59,8 +60,7 @@ func (c *Compiled) AllowsModel(req Request) bool {
 	return false
 }
 
-// allowsSome tries req on each method and path of r, with one of their own
-// where r means any.
+// allowsSome tries req on each method and path of r.
 func (c *Compiled) allowsSome(r *rule, req Request) bool {
 	for _, method := range r.policy.Methods {
 		if method == "*" {

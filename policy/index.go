@@ -70,11 +70,11 @@ func (m *matches[V]) next() bool {
 		return true
 	}
 	for m.node != nil {
-		segment, rest, more := strings.Cut(m.rest, "/")
-		if !more { // "/**" needs something below it
+		end := strings.IndexByte(m.rest, '/')
+		if end < 0 { // "/**" needs something below it
 			return false
 		}
-		m.node, m.rest = m.node.children[segment], rest
+		m.node, m.rest = m.node.children[m.rest[:end]], m.rest[end+1:]
 		if m.node != nil && m.node.value != nil {
 			m.value = m.node.value
 			return true
