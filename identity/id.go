@@ -18,17 +18,19 @@ const (
 // nothing: an upper-case scheme or trust domain, a port, userinfo, query,
 // fragment, percent-encoding, empty or dot segment, a trailing slash, or an ID
 // over 2048 bytes is an error. The path may be empty (the ID of a trust domain).
+//
+// The error is an *Error with code Invalid whose cause is a Fault.
 func ParseID(s string) (spiffeid.ID, error) {
-	if len(s) > MaxIDBytes {
-		return spiffeid.ID{}, Errorf(Invalid, "SPIFFE ID is %d bytes long; the limit is %d", len(s), MaxIDBytes)
+	switch fault := findFault(s); fault {
+	case "":
+	case FaultTooLong:
+		return spiffeid.ID{}, faultf(fault, "SPIFFE ID is %d bytes long; the limit is %d", len(s), MaxIDBytes)
+	default:
+		return spiffeid.ID{}, faultf(fault, "%q is not a SPIFFE ID: %s", Clip(s), faultText(fault))
 	}
 	id, err := spiffeid.FromString(s)
-	if err != nil {
-		return spiffeid.ID{}, Errorf(Invalid, "%q is not a SPIFFE ID: %s", Clip(s), err)
-	}
-	if len(id.TrustDomain().Name()) > MaxTrustDomainBytes {
-		return spiffeid.ID{}, Errorf(Invalid, "trust domain is %d bytes long; the limit is %d",
-			len(id.TrustDomain().Name()), MaxTrustDomainBytes)
+	if err != nil { // the library is never stricter than findFault; if it becomes so, it is right
+		return spiffeid.ID{}, faultf(FaultPathChars, "%q is not a SPIFFE ID: %s", Clip(s), err)
 	}
 	return id, nil
 }
@@ -38,12 +40,18 @@ func ParseID(s string) (spiffeid.ID, error) {
 func ParseWorkloadID(s string) (spiffeid.ID, error) {
 	id, err := ParseID(s)
 	if err == nil && id.Path() == "" {
-		err = Errorf(Invalid, "%q has no path, so it names a trust domain and not a workload", Clip(s))
+		err = faultf(FaultNoPath, "%q has no path, so it names a trust domain and not a workload", Clip(s))
 	}
 	if err != nil {
 		return spiffeid.ID{}, err
 	}
 	return id, nil
+}
+
+func faultf(fault Fault, format string, args ...any) *Error {
+	e := Errorf(Invalid, format, args...)
+	e.Err = fault
+	return e
 }
 
 // ParseTrustDomain parses a bare trust domain name such as "dev.icp.internal".

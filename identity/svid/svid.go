@@ -6,40 +6,32 @@
 // Nothing here trusts a certificate or token because a library parsed it: the
 // SPIFFE ID is read from the raw subject alternative name extension, the trust
 // bundle is chosen by that ID's trust domain before any path is built, and only
-// then is a signature checked.
+// then is a signature checked. On the other side, nothing is accepted that
+// crypto/x509 refuses.
+//
+// The package also lints what the control plane is about to issue: LintLeaf and
+// LintAuthority.
 package svid
 
 import (
-	"errors"
+	"crypto/x509"
 	"time"
 
-	"crypto/x509"
-
-	"github.com/spiffe/go-spiffe/v2/bundle/jwtbundle"
-	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
-// Reason is a stable code for the rule that a credential broke.
-type Reason string
-
-// Error says which rule a credential broke. Every error of this package is one.
-type Error struct {
-	Reason Reason
-	Detail string // for people and logs; hostile input in it is clipped and quoted
-}
-
-// Error gives reason and detail.
-func (e *Error) Error() string { return string(e.Reason) + ": " + e.Detail }
-
-// ReasonOf gives the reason in err's chain, "" if there is none.
-func ReasonOf(err error) Reason {
-	var e *Error
-	if errors.As(err, &e) {
-		return e.Reason
-	}
-	return ""
-}
+const (
+	// MaxChainCerts is the most certificates a peer may present.
+	MaxChainCerts = 8
+	// MaxChainBytes is the most bytes of certificates a peer may present.
+	MaxChainBytes = 64 << 10
+	// MaxTokenBytes is the longest token that is looked at.
+	MaxTokenBytes = 16 << 10
+	// MaxSkew is the largest X509Options.Skew.
+	MaxSkew = 30 * time.Second
+	// MaxLeeway is the largest JWTOptions.Leeway.
+	MaxLeeway = 60 * time.Second
+)
 
 // Revoked reports whether a credential is revoked: serial is an X.509 serial in
 // lower-case hex, or a jti.
@@ -48,8 +40,18 @@ type Revoked func(id spiffeid.ID, serial string) bool
 // X509Options adjust VerifyX509.
 type X509Options struct {
 	Now     time.Time     // required
-	Skew    time.Duration // tolerated at both ends of the validity, at most 30 s
+	Skew    time.Duration // tolerated at both ends of the leaf's validity, at most MaxSkew
 	Revoked Revoked       // nil means none is
+}
+
+func (o X509Options) check() error {
+	switch {
+	case o.Now.IsZero():
+		return refuse(BadOptions, "X509Options.Now is not set")
+	case o.Skew < 0 || o.Skew > MaxSkew:
+		return refuse(BadOptions, "X509Options.Skew is %s; it may be 0 to %s", o.Skew, MaxSkew)
+	}
+	return nil
 }
 
 // X509 is a verified X.509-SVID.
@@ -61,18 +63,24 @@ type X509 struct {
 	Lifetime time.Duration // of the leaf
 }
 
-// VerifyX509 checks a chain as a peer sent it (DER, leaf first, anchors not
-// needed) and gives the identity it proves.
-func VerifyX509(chain [][]byte, bundles x509bundle.Source, opts X509Options) (*X509, error) {
-	return nil, &Error{Reason: "unimplemented"}
-}
-
 // JWTOptions adjust VerifyJWT.
 type JWTOptions struct {
 	Now     time.Time     // required
-	Leeway  time.Duration // at most 60 s
+	Leeway  time.Duration // at most MaxLeeway
 	MaxAge  time.Duration // longest exp − iat, 0 means any
 	Revoked Revoked       // nil means none is
+}
+
+func (o JWTOptions) check() error {
+	switch {
+	case o.Now.IsZero():
+		return refuse(BadOptions, "JWTOptions.Now is not set")
+	case o.Leeway < 0 || o.Leeway > MaxLeeway:
+		return refuse(BadOptions, "JWTOptions.Leeway is %s; it may be 0 to %s", o.Leeway, MaxLeeway)
+	case o.MaxAge < 0:
+		return refuse(BadOptions, "JWTOptions.MaxAge is negative")
+	}
+	return nil
 }
 
 // JWT is a verified JWT-SVID.
@@ -84,10 +92,5 @@ type JWT struct {
 	KeyID    string
 	JTI      string
 	Claims   map[string]any // as signed; numbers are json.Number
-}
-
-// VerifyJWT checks a compact JWS whose audience must hold at least one of
-// audience, exact bytes. An empty audience accepts nothing.
-func VerifyJWT(token string, audience []string, bundles jwtbundle.Source, opts JWTOptions) (*JWT, error) {
-	return nil, &Error{Reason: "unimplemented"}
+	Warnings []string       // what is odd but no reason to refuse, for the log
 }
