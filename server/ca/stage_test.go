@@ -88,6 +88,7 @@ func (s *stage) newCA(db Store, custody keys.Custody) *CA {
 	if err != nil {
 		s.tb.Fatal(err)
 	}
+	s.tb.Cleanup(ca.Close)
 	return ca
 }
 
