@@ -121,11 +121,14 @@ func (s Selectors) Contains(want Selectors) bool {
 }
 
 // UnmarshalJSON accepts every spelling in use: a list of strings, a list of
-// {"type","value"} objects, or an object {"type:key": "value"}.
+// {"type","value"} objects, or an object {"type:key": "value"}. As usual in
+// encoding/json, null changes nothing.
 func (s *Selectors) UnmarshalJSON(b []byte) error {
 	var list []Selector
 	var err error
 	switch trimmed := bytes.TrimSpace(b); {
+	case string(trimmed) == "null":
+		return nil
 	case bytes.HasPrefix(trimmed, []byte("[")):
 		list, err = parseSelectorList(trimmed)
 	case bytes.HasPrefix(trimmed, []byte("{")):
