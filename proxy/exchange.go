@@ -49,9 +49,9 @@ type exchange struct {
 // Ends of an exchange.
 const (
 	endComplete = "complete"
-	endClient   = "client_left"
-	endUpstream = "upstream_truncated"
-	endEcho     = "credential_echoed"
+	endClient   = "client-left"
+	endUpstream = "upstream-truncated"
+	endEcho     = "credential-echoed"
 )
 
 func (p *Proxy) newExchange(w http.ResponseWriter, r *http.Request, from *peer) *exchange {

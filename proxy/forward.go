@@ -100,13 +100,13 @@ func upstreamProblem(err error) *refusal {
 	var network net.Error
 	switch {
 	case errors.Is(err, errNoSVID):
-		return failed(http.StatusServiceUnavailable, "no_svid", "the proxy has no valid identity of its own at the moment")
+		return failed(http.StatusServiceUnavailable, "no-svid", "the proxy has no valid identity of its own at the moment")
 	case errors.Is(err, upstream.ErrIdentity):
-		return failed(http.StatusBadGateway, "upstream_identity", "the upstream did not prove the SPIFFE ID of its route")
+		return failed(http.StatusBadGateway, "upstream-identity", "the upstream did not prove the SPIFFE ID of its route")
 	case errors.As(err, &network) && network.Timeout(), errors.Is(err, context.DeadlineExceeded):
-		return failed(http.StatusGatewayTimeout, "upstream_timeout", "the upstream did not answer in time")
+		return failed(http.StatusGatewayTimeout, "upstream-timeout", "the upstream did not answer in time")
 	}
-	return failed(http.StatusBadGateway, "upstream_unreachable", "the upstream can't be reached or broke off")
+	return failed(http.StatusBadGateway, "upstream-unreachable", "the upstream can't be reached or broke off")
 }
 
 // relay sends the upstream's answer to the caller.

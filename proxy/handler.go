@@ -91,7 +91,7 @@ func (x *exchange) checkCaller() *refusal {
 // other that the caller may not use: which paths exist is nobody's business.
 func (x *exchange) match() *refusal {
 	if x.backend = x.proxy.table.Match(x.target.path); x.backend == nil {
-		return denied("no_route", "no policy allows it")
+		return denied("no-route", "no policy allows it")
 	}
 	x.question = policy.Request{
 		Subject: x.peer.svid.ID, Service: x.backend.Service, Method: x.r.Method, Path: x.target.path,
@@ -107,7 +107,7 @@ func (x *exchange) describe() *refusal {
 	}
 	x.endpoint = llm.Match(x.r.Method, x.backend.Rest(x.target.path))
 	if x.endpoint.Kind == llm.Unknown {
-		return denied("unknown_llm_endpoint", "the proxy can't tell the model of a request to this endpoint")
+		return denied("unknown-llm-endpoint", "the proxy can't tell the model of a request to this endpoint")
 	}
 	x.question.Model = x.endpoint.Model
 	if x.endpoint.Kind != llm.Inference {
@@ -147,7 +147,7 @@ func refuseBody(err error) *refusal {
 	case errors.As(err, &large):
 		return refuseTooLarge()
 	}
-	r := malformed("body_unread", "the request body did not arrive in time")
+	r := malformed("body-unread", "the request body did not arrive in time")
 	r.status = http.StatusRequestTimeout
 	return r
 }
@@ -176,7 +176,7 @@ func (x *exchange) limit() *refusal {
 func (x *exchange) record() *refusal {
 	if x.backend.Audit == upstream.AuditRequired {
 		if x.reserved = x.proxy.trail.reserve(x.ctx); !x.reserved {
-			return failed(http.StatusServiceUnavailable, "audit_unavailable", "the decision can't be recorded, and this service requires it")
+			return failed(http.StatusServiceUnavailable, "audit-unavailable", "the decision can't be recorded, and this service requires it")
 		}
 	}
 	return nil

@@ -155,7 +155,7 @@ func (c *Conn) take(n int64) {
 func (c *Conn) head(rest []byte) bool {
 	end, refusal := c.headEnd()
 	if refusal == nil && end < 0 && len(rest) > MaxBytes || end > c.ready+MaxBytes {
-		refusal = &Refusal{http.StatusRequestHeaderFieldsTooLarge, "header_too_large"}
+		refusal = &Refusal{http.StatusRequestHeaderFieldsTooLarge, "header-too-large"}
 	}
 	if refusal == nil && end < 0 {
 		return false
@@ -185,11 +185,11 @@ func (c *Conn) headEnd() (int, *Refusal) {
 		}
 		at := c.scanned + i
 		if at == c.ready || c.buf[at-1] != '\r' {
-			return 0, refuse("bare_line_feed")
+			return 0, refuse("bare-line-feed")
 		}
 		c.scanned = at + 1
 		if at-1 == c.ready {
-			return 0, refuse("malformed_request_line") // an empty first line
+			return 0, refuse("malformed-request-line") // an empty first line
 		}
 		if c.buf[at-2] == '\n' {
 			return at + 1, nil
@@ -232,12 +232,12 @@ func (c *Conn) chunkSize(rest []byte) bool {
 		return false
 	}
 	if i < 2 || i > maxChunkSizeDigits+1 || rest[i-1] != '\r' {
-		c.refuseBody(refuse("malformed_chunk"))
+		c.refuseBody(refuse("malformed-chunk"))
 		return true
 	}
 	size, ok := parseChunkSize(rest[:i-1])
 	if !ok {
-		c.refuseBody(refuse("malformed_chunk"))
+		c.refuseBody(refuse("malformed-chunk"))
 		return true
 	}
 	c.ready += i + 1
@@ -270,9 +270,9 @@ func lower(c byte) byte {
 // lineEnd wants CR LF.
 func (c *Conn) lineEnd(rest []byte) bool {
 	if rest[0] != '\r' || len(rest) > 1 && rest[1] != '\n' {
-		reason := "malformed_chunk"
+		reason := "malformed-chunk"
 		if c.step == inLast {
-			reason = "trailer_fields"
+			reason = "trailer-fields"
 		}
 		c.refuseBody(refuse(reason))
 		return true
