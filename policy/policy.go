@@ -1,7 +1,12 @@
 // Package policy decides who may do what. It does no I/O.
 //
 // Default deny: a request is allowed only if some allow policy matches it and
-// no deny policy does. An error while evaluating a deny policy denies.
+// no deny policy does. An error while evaluating a deny policy denies. The
+// order of policies never matters: where several allow, the one with the lowest
+// rate limit decides, then the first by name.
+//
+// ParseSet reads policies that people wrote, Compile checks them and builds an
+// index, and Engine holds the Compiled set that is in force.
 package policy
 
 import (
@@ -20,9 +25,18 @@ const (
 	Deny  = "deny"
 )
 
-// Policy is one rule set for one service. An empty list matches nothing,
-// except in Models and Tools, where empty means the rule does not speak of
-// models (tools): it then matches only requests that name none.
+// Policy is one rule set for one service. It matches a request if every field
+// does. All text is compared byte for byte, upper and lower case apart; nothing
+// is a regular expression.
+//
+// A subject or path that ends in "/**" stands for everything below it, by whole
+// segments: "spiffe://td/a/**" matches spiffe://td/a/b and spiffe://td/a/b/c,
+// but neither spiffe://td/a itself nor spiffe://td/ab. "/**" matches every path.
+//
+// An empty Subjects, Methods or Paths is refused. With an empty Models (Tools)
+// the policy does not speak of models (tools): an allow then matches only
+// requests that name none, a deny matches whether or not one is named, so that
+// naming a model is no way around it.
 type Policy struct {
 	Name     string   `json:"name" yaml:"name"`
 	Effect   string   `json:"effect" yaml:"effect"`                     // Allow or Deny
@@ -36,13 +50,16 @@ type Policy struct {
 	Limits   *Limits  `json:"limits,omitempty" yaml:"limits,omitempty"`
 }
 
-// Limits bound what an allowed subject may do.
+// Limits bound what an allowed subject may do; a deny has none. An allow with
+// MaxSVIDLifetime does not apply to a caller whose SVID was issued for longer,
+// or for an unknown time.
 type Limits struct {
 	RequestsPerMinute int               `json:"requests_per_minute,omitempty" yaml:"requests_per_minute,omitempty"`
 	MaxSVIDLifetime   identity.Duration `json:"max_svid_lifetime,omitempty" yaml:"max_svid_lifetime,omitempty"` // refuse SVIDs issued for longer
 }
 
-// Set is a complete, versioned set of policies.
+// Set is a complete, versioned set of policies. Nil Policies are no set at all;
+// empty ones are a set that denies everything.
 type Set struct {
 	Epoch     string   `json:"epoch,omitempty" yaml:"epoch,omitempty"`
 	Revision  int64    `json:"revision" yaml:"revision"`
@@ -51,15 +68,16 @@ type Set struct {
 }
 
 // Request is what a Decision is made about. Every text is compared exactly;
-// the caller has canonicalised Path and refused what can be read two ways.
+// the caller has canonicalised Path and refused what can be read two ways. What
+// is still not canonical here is denied.
 type Request struct {
 	Subject      spiffeid.ID
 	Service      string
 	Method       string
 	Path         string
-	Model        string // "" if the request names none
-	Tool         string // "" if the request names none
-	SVIDLifetime identity.Duration
+	Model        string            // "" if the request names none
+	Tool         string            // "" if the request names none
+	SVIDLifetime identity.Duration // of the caller's SVID, from issue to expiry; 0 if unknown
 }
 
 // Decision is the outcome for one Request. The zero Decision denies.

@@ -1,25 +1,129 @@
 // Package peer learns from the kernel which process is calling on the agent's
 // socket, and whether it is still that process.
+//
+// The kernel's word (SO_PEERCRED and a pidfd) is taken when the connection is
+// accepted. It is about the process that called connect: a process that passes
+// the connected descriptor to another one lends it its identity, as it could by
+// passing on the SVID itself, and only for as long as it lives unchanged.
 package peer
 
 import (
 	"context"
+	"net"
+	"sync"
+	"time"
 
 	"google.golang.org/grpc/credentials"
 	grpcpeer "google.golang.org/grpc/peer"
+
+	"github.com/authsec-ai/icp/identity"
 )
 
 // Caller is the process at the other end of a connection, as the kernel names
-// it: nothing a client says about itself is in here.
+// it: nothing a client says about itself is in here. It lives as long as the
+// connection.
 type Caller struct {
 	PID int32
-	UID uint32
-	GID uint32
-	// unexported: pidfd, start time, pid namespace, executable device and inode, cgroup
+	UID uint32 // effective, when it connected
+	GID uint32 // effective, when it connected
+
+	proc    string  // root of procfs
+	first   process // what was seen when it connected
+	unknown error   // why there is no first; every Same gives it
+
+	mu     sync.Mutex
+	pidfd  int // -1 when closed or absent
+	conn   net.Conn
+	linger *time.Timer // closes conn after a change; nil before
 }
+
+// linger is how long a connection stays open after its process was found
+// changed: enough for the refusal to arrive. The client then has to connect
+// again, and is looked at anew.
+const linger = time.Second
 
 // AuthType names the transport's authentication for gRPC.
 func (c *Caller) AuthType() string { return "peer-credentials" }
+
+// Same reports, by nil, that the caller still runs and is what it was when it
+// connected: start time, pid namespace, executable, user, group and cgroup. Any
+// other answer is an *identity.Error with code Denied, and final: the
+// connection closes soon after.
+func (c *Caller) Same() error {
+	if c.unknown != nil {
+		return c.unknown
+	}
+	err := c.compare()
+	if err != nil {
+		c.retire()
+	}
+	return err
+}
+
+func (c *Caller) compare() error {
+	now, err := readProcess(c.proc, c.PID)
+	if err != nil {
+		return denied(err, "process %d can no longer be read; connect again", c.PID)
+	}
+	if err := c.alive(); err != nil {
+		return denied(err, "process %d has ended; connect again", c.PID)
+	}
+	if what := c.first.differs(now); what != "" {
+		return denied(nil, "process %d has changed its %s since it connected; connect again", c.PID, what)
+	}
+	return nil
+}
+
+// alive asks the pidfd, which can never mean another process. What was read
+// from procfs before a positive answer was therefore this process.
+func (c *Caller) alive() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return pidfdAlive(c.pidfd)
+}
+
+func (c *Caller) retire() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.linger == nil && c.conn != nil {
+		conn := c.conn
+		c.linger = time.AfterFunc(linger, func() { _ = conn.Close() }) // it may be closed already
+	}
+}
+
+// release gives back what the kernel lent; the connection has ended.
+func (c *Caller) release() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.linger != nil {
+		c.linger.Stop()
+	}
+	c.conn = nil
+	closePidfd(c.pidfd)
+	c.pidfd = -1
+}
+
+// Proc gives the folder of the caller in procfs. What is read there is this
+// process only if Same holds before and after.
+func (c *Caller) Proc() string { return processDir(c.proc, c.PID) }
+
+// Cgroup gives the lines of the caller's /proc/PID/cgroup.
+func (c *Caller) Cgroup() string { return c.first.cgroup }
+
+// Executable gives device and inode of the program it runs.
+func (c *Caller) Executable() (dev, ino uint64) { return c.first.exeDev, c.first.exeIno }
+
+// StartTime gives when the process started, in clock ticks since boot.
+func (c *Caller) StartTime() uint64 { return c.first.start }
+
+// PIDNamespace gives the inode of its pid namespace.
+func (c *Caller) PIDNamespace() uint64 { return c.first.pidns }
+
+func denied(cause error, format string, args ...any) error {
+	e := identity.Errorf(identity.Denied, format, args...)
+	e.Err = cause
+	return e
+}
 
 // FromContext gives the caller of a gRPC request that came through the
 // transport credentials of this package.

@@ -5,6 +5,13 @@ package workload
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/authsec-ai/icp/agent/peer"
 	"github.com/authsec-ai/icp/identity"
@@ -16,8 +23,81 @@ type Attestor interface {
 	Attest(ctx context.Context, caller *peer.Caller) ([]identity.Selector, error)
 }
 
+// Attestors are the attestors of one agent by the selector type each speaks
+// for.
+type Attestors map[string]Attestor
+
 // Attestation is what all attestors together saw of one process.
 type Attestation struct {
 	Selectors identity.Selectors
 	Evidence  string // SHA-256 over caller and selectors, lower-case hex
+}
+
+// timeout bounds one attestation.
+const timeout = 10 * time.Second
+
+// Attest asks every attestor about the caller. It denies (identity.Denied) when
+// the caller is not the same before and after, and when any attestor errs: what
+// the others saw would be a part of the truth, and a selector that is missing
+// must never be the reason that a process looks like another.
+func (a Attestors) Attest(ctx context.Context, caller *peer.Caller) (Attestation, error) {
+	if err := caller.Same(); err != nil {
+		return Attestation{}, err
+	}
+	list, err := a.ask(ctx, caller)
+	if err != nil {
+		e := identity.Errorf(identity.Denied, "process %d could not be attested; the agent's log has the cause", caller.PID)
+		e.Err = err
+		return Attestation{}, e
+	}
+	if err := caller.Same(); err != nil {
+		return Attestation{}, err
+	}
+	set := identity.NewSelectors(list...)
+	return Attestation{Selectors: set, Evidence: evidence(caller, set)}, nil
+}
+
+func (a Attestors) ask(ctx context.Context, caller *peer.Caller) ([]identity.Selector, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	answers := make([][]identity.Selector, len(a))
+	group, ctx := errgroup.WithContext(ctx)
+	i := 0
+	for name, attestor := range a {
+		answer := &answers[i]
+		i++
+		group.Go(func() (err error) {
+			*answer, err = askOne(ctx, name, attestor, caller)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	return slices.Concat(answers...), nil
+}
+
+// askOne also holds an attestor to its own selector type.
+func askOne(ctx context.Context, name string, attestor Attestor, caller *peer.Caller) ([]identity.Selector, error) {
+	list, err := attestor.Attest(ctx, caller)
+	if err != nil {
+		return nil, fmt.Errorf("attestor %s: %w", name, err)
+	}
+	for _, s := range list {
+		if s.Type != name {
+			return nil, fmt.Errorf("attestor %s gave a selector of type %q", name, identity.Clip(s.Type))
+		}
+	}
+	return list, nil
+}
+
+func evidence(caller *peer.Caller, set identity.Selectors) string {
+	dev, ino := caller.Executable()
+	h := sha256.New()
+	fmt.Fprintf(h, "pid %d start %d pidns %d exe %d:%d uid %d gid %d\n%s\x00", caller.PID, caller.StartTime(),
+		caller.PIDNamespace(), dev, ino, caller.UID, caller.GID, caller.Cgroup())
+	for _, s := range set {
+		fmt.Fprintf(h, "%s\x00", s)
+	}
+	return hex.EncodeToString(h.Sum(nil))
 }

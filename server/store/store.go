@@ -70,7 +70,8 @@ type Tenants interface {
 	UpdateSettings(ctx context.Context, tenant string, s Settings, ev audit.Event) error
 	// Wait returns the tenant's cursor as soon as it is past after, or when ctx ends.
 	Wait(ctx context.Context, tenant string, after Cursor) (Cursor, error)
-	// Changes lists what changed after a revision, oldest first, at most limit.
+	// Changes lists what changed after a revision, oldest first, at most limit
+	// or a few more: a revision is never split.
 	Changes(ctx context.Context, tenant string, after int64, limit int) ([]Change, error)
 }
 

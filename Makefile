@@ -1,0 +1,70 @@
+# Everything a developer runs. 'make help' lists the targets.
+export GOFLAGS ?= -trimpath -buildvcs=false
+PROGRAMS := icp icp-server icp-agent agentauth-proxy
+GOTESTSUM := bin/gotestsum --format pkgname-and-test-fails --format-hide-empty-pkg
+# What nobody may commit twice: tests print how many ran, and none is skipped.
+REPORT = python3 tools/no_skips.py $(1)
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "%-14s %s\n", $$1, $$2}'
+
+.PHONY: deps
+deps: ## install what the tests need (PostgreSQL, Envoy, nginx, Python clients, Go tools)
+	@tools/deps.sh
+
+.PHONY: build
+build: ## build the four programs into bin/
+	@mkdir -p bin
+	@for p in $(PROGRAMS); do CGO_ENABLED=0 go build -o bin/$$p ./cmd/$$p || exit 1; done
+
+.PHONY: demo
+demo: build ## run the story with real processes and print what was seen
+	@go build -o bin/demo ./e2e/demo && bin/demo
+
+.PHONY: fast
+fast: deps ## the quick tests: no race detector, no end-to-end
+	@mkdir -p .work
+	@$(GOTESTSUM) --jsonfile .work/fast.json -- -count=1 -shuffle=on $$(go list ./... | grep -v /e2e)
+	@$(call REPORT,.work/fast.json)
+
+.PHONY: test
+test: deps build ## every test, with the race detector; nothing is skipped
+	@mkdir -p .work
+	@$(GOTESTSUM) --jsonfile .work/test.json -- -race -shuffle=on -count=1 -timeout 20m $$(go list ./... | grep -v /e2e/)
+	@$(GOTESTSUM) --jsonfile .work/e2e.json -- -count=1 -p 1 -timeout 25m ./e2e/...
+	@$(call REPORT,.work/test.json .work/e2e.json)
+
+.PHONY: e2e
+e2e: deps build ## the end-to-end tests alone
+	@mkdir -p .work
+	@$(GOTESTSUM) --jsonfile .work/e2e.json -- -count=1 -p 1 -timeout 25m ./e2e/...
+	@$(call REPORT,.work/e2e.json)
+
+.PHONY: e2e-envoy
+e2e-envoy: deps build ## a real Envoy takes its secrets from the agent
+	@$(GOTESTSUM) --format testname -- -count=1 ./e2e/envoy/...
+
+.PHONY: e2e-postgres
+e2e-postgres: deps ## the store's behaviour on a real PostgreSQL
+	@$(GOTESTSUM) --format testname -- -count=1 ./server/store/postgres/...
+
+.PHONY: lint
+lint: deps ## format, vet, staticcheck, module tidiness
+	@.ci/run format tidy vet staticcheck
+
+.PHONY: bench
+bench: deps build ## measure, beside the raw floor and nginx, and print the table
+	@go run ./bench
+
+.PHONY: fuzz
+fuzz: ## each fuzz target for FUZZTIME (default 30s)
+	@tools/fuzz.sh
+
+.PHONY: oracle
+oracle: ## the policy engine against a slow reference, 10 million requests
+	@ICP_ORACLE_ROUNDS=10000000 go test -count=1 -timeout 70m -run Oracle ./policy
+
+.PHONY: clean
+clean: ## remove what was built; keeps installed components
+	@rm -rf bin .work/*.json

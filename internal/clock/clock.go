@@ -1,0 +1,113 @@
+// Package clock is the time that a part is given: the system's in production, a
+// hand-moved one in tests.
+package clock
+
+import (
+	"sync"
+	"time"
+)
+
+// Clock tells the time and wakes.
+type Clock interface {
+	// Now is the current time.
+	Now() time.Time
+	// After gives a channel that receives once, d from now, and a function
+	// that releases the timer if it is no longer wanted.
+	After(d time.Duration) (<-chan time.Time, func())
+}
+
+// System is the machine's clock.
+type System struct{}
+
+// Now is time.Now.
+func (System) Now() time.Time { return time.Now() }
+
+// After is a time.Timer.
+func (System) After(d time.Duration) (<-chan time.Time, func()) {
+	t := time.NewTimer(d)
+	return t.C, func() { t.Stop() }
+}
+
+// Manual is a Clock that moves only when it is told to.
+type Manual struct {
+	mu     sync.Mutex
+	now    time.Time
+	timers map[*manualTimer]struct{}
+	armed  chan struct{} // closed and replaced whenever a timer is armed
+}
+
+type manualTimer struct {
+	at time.Time
+	c  chan time.Time
+}
+
+// NewManual gives a clock that stands at now.
+func NewManual(now time.Time) *Manual {
+	return &Manual{now: now, timers: map[*manualTimer]struct{}{}, armed: make(chan struct{})}
+}
+
+// Now is where the clock stands.
+func (m *Manual) Now() time.Time {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.now
+}
+
+// After arms a timer that Advance fires.
+func (m *Manual) After(d time.Duration) (<-chan time.Time, func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	t := &manualTimer{at: m.now.Add(d), c: make(chan time.Time, 1)}
+	if d <= 0 {
+		t.c <- m.now
+		return t.c, func() {}
+	}
+	m.timers[t] = struct{}{}
+	close(m.armed)
+	m.armed = make(chan struct{})
+	return t.c, func() { m.drop(t) }
+}
+
+func (m *Manual) drop(t *manualTimer) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.timers, t)
+}
+
+// Advance moves the clock forward and fires what is due.
+func (m *Manual) Advance(d time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.now = m.now.Add(d)
+	for t := range m.timers {
+		if !t.at.After(m.now) {
+			t.c <- m.now
+			delete(m.timers, t)
+		}
+	}
+}
+
+// Next gives when the earliest armed timer fires; false if none is armed.
+func (m *Manual) Next() (time.Time, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var next time.Time
+	for t := range m.timers {
+		if next.IsZero() || t.at.Before(next) {
+			next = t.at
+		}
+	}
+	return next, !next.IsZero()
+}
+
+// Armed gives a channel that closes when the next timer is armed.
+func (m *Manual) Armed() <-chan struct{} {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.armed
+}
+
+var (
+	_ Clock = System{}
+	_ Clock = (*Manual)(nil)
+)

@@ -1,0 +1,187 @@
+package proxy
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/authsec-ai/icp/policy"
+	"github.com/authsec-ai/icp/proxy/llm"
+	"github.com/authsec-ai/icp/proxy/upstream"
+)
+
+// exchange is one request and its answer.
+type exchange struct {
+	proxy   *Proxy
+	peer    *peer
+	r       *http.Request
+	w       http.ResponseWriter
+	control *http.ResponseController
+	ctx     context.Context // ends when the caller leaves or the exchange is cut
+	cancel  context.CancelCauseFunc
+	started time.Time
+	id      string
+
+	// What the chain finds out.
+	target   target
+	backend  *upstream.Backend
+	endpoint llm.Endpoint
+	raw      []byte         // the body, if the model was looked for in it
+	question policy.Request // asked again when the policies change
+	decision policy.Decision
+	reserved bool // room in the audit trail
+
+	// What became of it.
+	outcome string
+	reason  string
+	end     string
+	status  int
+	sent    int64
+
+	mu    sync.Mutex // held by who sets a write deadline
+	why   *refusal   // what cut it, nil while nothing has
+	asked bool       // question is complete, and no longer changes
+}
+
+// Ends of an exchange.
+const (
+	endComplete = "complete"
+	endClient   = "client_left"
+	endUpstream = "upstream_truncated"
+	endEcho     = "credential_echoed"
+)
+
+func (p *Proxy) newExchange(w http.ResponseWriter, r *http.Request, from *peer) *exchange {
+	x := &exchange{
+		proxy: p, peer: from, r: r, w: w, control: http.NewResponseController(w),
+		started: p.now(), id: newRequestID(), end: endComplete, outcome: outcomeAllowed, reason: "allowed",
+	}
+	x.ctx, x.cancel = context.WithCancelCause(r.Context())
+	return x
+}
+
+func newRequestID() string {
+	var id [16]byte
+	_, _ = rand.Read(id[:]) // never fails (crypto/rand)
+	return hex.EncodeToString(id[:])
+}
+
+// cut ends the exchange from outside: what is under way fails at once.
+func (x *exchange) cut(why *refusal) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.why != nil {
+		return
+	}
+	x.why = why
+	x.cancel(why)
+	_ = x.control.SetWriteDeadline(time.Unix(1, 0)) // long past: frees a blocked write
+}
+
+// cutBy gives what cut the exchange, nil if nothing has.
+func (x *exchange) cutBy() *refusal {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.why
+}
+
+// ask marks the question as complete: a change of the policies finds it.
+func (x *exchange) ask() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.asked = true
+}
+
+// reconsider asks the question again; a refusal means that it is now denied.
+func (x *exchange) reconsider() *refusal {
+	x.mu.Lock()
+	asked := x.asked
+	x.mu.Unlock()
+	if !asked {
+		return nil // decide is yet to come, and will see the new policies
+	}
+	if d := x.proxy.engine.Decide(x.question); !d.Allowed {
+		return refusePolicy(d)
+	}
+	return nil
+}
+
+// deadline bounds the next write; without within it lifts the bound. It reports
+// false once the exchange is cut.
+func (x *exchange) deadline(within time.Duration) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.why != nil {
+		return false
+	}
+	var at time.Time
+	if within > 0 {
+		at = time.Now().Add(within)
+	}
+	_ = x.control.SetWriteDeadline(at) // not supported by the writer: no bound
+	return true
+}
+
+// write sends b, and what was buffered before it if flush is set, to a caller
+// that must take it in time.
+func (x *exchange) write(b []byte, flush bool) error {
+	if !x.deadline(x.proxy.config.IdleTimeout) {
+		return x.why
+	}
+	n, err := x.w.Write(b)
+	x.sent += int64(n)
+	if err == nil && flush {
+		err = x.control.Flush()
+	}
+	x.deadline(0)
+	return err
+}
+
+// refuse answers with a refusal, if an answer can still begin.
+func (x *exchange) refuse(r *refusal) {
+	x.outcome, x.reason = r.outcome, r.reason
+	x.status = r.status
+	header := x.w.Header()
+	clear(header)
+	header.Set(headerRequestID, x.id)
+	body := r.render(header, x.id)
+	if r.status == http.StatusForbidden && x.peer.svid.NotAfter.Before(x.started) {
+		header.Set("Connection", "close")
+	}
+	x.w.WriteHeader(r.status)
+	if x.r.Method == http.MethodHead {
+		body = nil
+	}
+	if err := x.write(body, true); err != nil {
+		x.end = endClient
+	}
+}
+
+// finish leaves the audit line and the metrics.
+func (x *exchange) finish() {
+	took := x.proxy.now().Sub(x.started)
+	service := ""
+	if x.backend != nil {
+		service = x.backend.Service
+	}
+	x.proxy.metrics.decision(series{service, x.outcome, x.reason}, took)
+	x.proxy.trail.put(record{
+		Time: x.started, RequestID: x.id,
+		Subject: x.peer.svid.ID.String(), Serial: x.peer.svid.Serial, Remote: x.peer.RemoteAddr().String(),
+		Service: service, Method: x.r.Method, Path: x.auditPath(), Model: x.question.Model,
+		Outcome: x.outcome, Reason: x.reason, Policy: x.decision.Policy,
+		Status: x.status, Bytes: x.sent, Duration: float64(took.Microseconds()) / 1000, End: x.end,
+	}, x.reserved)
+}
+
+// auditPath gives the path for the audit line; a refused one is clipped.
+func (x *exchange) auditPath() string {
+	if x.target.path != "" {
+		return x.target.path
+	}
+	const limit = 256
+	return x.r.RequestURI[:min(len(x.r.RequestURI), limit)]
+}

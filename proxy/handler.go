@@ -1,0 +1,183 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"net/http"
+
+	"github.com/authsec-ai/icp/identity"
+	"github.com/authsec-ai/icp/policy"
+	"github.com/authsec-ai/icp/proxy/head"
+	"github.com/authsec-ai/icp/proxy/llm"
+	"github.com/authsec-ai/icp/proxy/quota"
+	"github.com/authsec-ai/icp/proxy/upstream"
+)
+
+// ServeHTTP takes one request through the chain. It serves only connections of
+// the proxy's own listener.
+func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	p.handlers.Add(1)
+	defer p.handlers.Done()
+	x := p.newExchange(w, r, callerOf(r))
+	defer x.cancel(nil)
+	body := x.guardBody()
+	defer body.Close()
+
+	x.peer.begin(x)
+	if refusal := x.judge(); refusal != nil {
+		x.refuse(refusal)
+	} else {
+		x.forward()
+	}
+	x.peer.end(x)
+	x.finish()
+	if x.end != endComplete {
+		panic(http.ErrAbortHandler) // the caller must see that the answer is cut short
+	}
+}
+
+// judge is the chain up to the decision. Its order matters: nothing is read
+// from a caller that may not call, and nothing is asked of a policy that two
+// readers could read differently.
+func (x *exchange) judge() *refusal {
+	for _, step := range []func() *refusal{
+		x.checkHead,
+		x.checkCaller,
+		x.match,
+		x.describe,
+		x.decide,
+		x.checkCaller, // again: reading the body takes as long as the caller likes
+		x.limit,
+		x.record,
+	} {
+		if refusal := step(); refusal != nil {
+			return refusal
+		}
+	}
+	return nil
+}
+
+// checkHead refuses what can be read in two ways.
+func (x *exchange) checkHead() *refusal {
+	if x.r.Method == head.Stand && x.peer.head != nil {
+		refused := x.peer.head.Refusal()
+		r := malformed(refused.Reason, "the request head is malformed, or can be read in two ways: "+refused.Reason)
+		r.status = refused.Status
+		return r
+	}
+	if refusal := checkMethod(x.r.Method); refusal != nil {
+		return refusal
+	}
+	if refusal := checkHost(x.r, x.peer.serverName); refusal != nil {
+		return refusal
+	}
+	var refusal *refusal
+	x.target, refusal = parseTarget(x.r.RequestURI)
+	return refusal
+}
+
+// checkCaller asks whether the SVID of the handshake still counts.
+func (x *exchange) checkCaller() *refusal {
+	if !x.proxy.now().Before(x.peer.svid.NotAfter) {
+		return refuseExpired()
+	}
+	if x.proxy.revoked(x.peer.svid.ID, x.peer.svid.Serial) {
+		return refuseRevoked()
+	}
+	return nil
+}
+
+// match finds the backend. A path that leads nowhere is forbidden like any
+// other that the caller may not use: which paths exist is nobody's business.
+func (x *exchange) match() *refusal {
+	if x.backend = x.proxy.table.Match(x.target.path); x.backend == nil {
+		return denied("no_route", "no policy allows it")
+	}
+	x.question = policy.Request{
+		Subject: x.peer.svid.ID, Service: x.backend.Service, Method: x.r.Method, Path: x.target.path,
+		SVIDLifetime: identity.Duration(x.peer.svid.Lifetime),
+	}
+	return nil
+}
+
+// describe finds the model, on routes to an LLM.
+func (x *exchange) describe() *refusal {
+	if !x.backend.LLM {
+		return nil
+	}
+	x.endpoint = llm.Match(x.r.Method, x.backend.Rest(x.target.path))
+	if x.endpoint.Kind == llm.Unknown {
+		return denied("unknown_llm_endpoint", "the proxy can't tell the model of a request to this endpoint")
+	}
+	x.question.Model = x.endpoint.Model
+	if x.endpoint.Kind != llm.Inference {
+		return nil
+	}
+	if refusal := x.readBody(); refusal != nil {
+		return refusal
+	}
+	model, err := llm.ModelOf(x.endpoint, x.target.query, x.r.Header, x.raw)
+	if err != nil {
+		return refuseLLM(err)
+	}
+	x.question.Model = model
+	return nil
+}
+
+// readBody reads the whole body, up to the route's limit.
+func (x *exchange) readBody() *refusal {
+	var err error
+	if x.r.ContentLength > x.backend.MaxBodyBytes {
+		return refuseTooLarge()
+	}
+	x.raw, err = io.ReadAll(http.MaxBytesReader(x.w, x.r.Body, x.backend.MaxBodyBytes))
+	if err != nil {
+		return refuseBody(err)
+	}
+	return nil
+}
+
+// refuseBody says why a body could not be read.
+func refuseBody(err error) *refusal {
+	var framing *head.Refusal
+	var large *http.MaxBytesError
+	switch {
+	case errors.As(err, &framing):
+		return malformed(framing.Reason, "the request body is malformed: "+framing.Reason)
+	case errors.As(err, &large):
+		return refuseTooLarge()
+	}
+	r := malformed("body_unread", "the request body did not arrive in time")
+	r.status = http.StatusRequestTimeout
+	return r
+}
+
+// decide asks the policies. From here on a change of them finds the question
+// and asks again.
+func (x *exchange) decide() *refusal {
+	x.ask()
+	x.decision = x.proxy.engine.Decide(x.question)
+	if !x.decision.Allowed {
+		return refusePolicy(x.decision)
+	}
+	return nil
+}
+
+// limit counts the request against the limit of the policy that allowed it.
+func (x *exchange) limit() *refusal {
+	key := quota.Key{Subject: x.question.Subject, Policy: x.decision.Policy}
+	if wait, ok := x.proxy.quota.Allow(key, x.decision.RequestsPerMinute); !ok {
+		return refuseRate(wait)
+	}
+	return nil
+}
+
+// record makes sure of the audit line, where the route requires it.
+func (x *exchange) record() *refusal {
+	if x.backend.Audit == upstream.AuditRequired {
+		if x.reserved = x.proxy.trail.reserve(x.ctx); !x.reserved {
+			return failed(http.StatusServiceUnavailable, "audit_unavailable", "the decision can't be recorded, and this service requires it")
+		}
+	}
+	return nil
+}

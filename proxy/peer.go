@@ -1,0 +1,158 @@
+package proxy
+
+import (
+	"crypto/tls"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/authsec-ai/icp/identity/svid"
+	"github.com/authsec-ai/icp/proxy/head"
+)
+
+// peer is one client connection. It sits under the TLS connection, so that
+// closing it closes the connection hard.
+type peer struct {
+	net.Conn
+	all *peers
+
+	// Set in the handshake, before any request; then only read.
+	svid       *svid.X509
+	chain      [][]byte
+	serverName string
+	head       *head.Conn // nil for HTTP/2
+
+	mu      sync.Mutex
+	running map[*exchange]struct{}
+	expiry  *time.Timer
+	closed  bool
+}
+
+// peerOf finds the peer of a connection that the listener gave to http.Server.
+func peerOf(conn net.Conn) *peer {
+	if checked, ok := conn.(*head.Conn); ok {
+		conn = checked.Conn
+	}
+	return conn.(*tls.Conn).NetConn().(*peer)
+}
+
+// Close closes the connection and forgets it.
+func (p *peer) Close() error {
+	p.all.remove(p)
+	p.mu.Lock()
+	p.closed = true
+	if p.expiry != nil {
+		p.expiry.Stop()
+	}
+	p.mu.Unlock()
+	return p.Conn.Close()
+}
+
+// expireAfter closes the connection, with what runs on it, after d.
+func (p *peer) expireAfter(d time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.closed {
+		p.expiry = time.AfterFunc(d, func() { p.shut(refuseExpired()) })
+	}
+}
+
+// shut cuts what runs on the connection and closes it without a goodbye.
+func (p *peer) shut(why *refusal) {
+	p.each(func(x *exchange) { x.cut(why) })
+	_ = p.Close() // it is gone either way
+}
+
+// begin makes x reachable for a cut.
+func (p *peer) begin(x *exchange) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.running[x] = struct{}{}
+}
+
+// end makes x unreachable; afterwards no cut is under way.
+func (p *peer) end(x *exchange) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.running, x)
+}
+
+// each calls do for what runs on the connection. Nothing ends meanwhile.
+func (p *peer) each(do func(*exchange)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for x := range p.running {
+		do(x)
+	}
+}
+
+// peers are the live connections.
+type peers struct {
+	mu   sync.Mutex
+	live map[*peer]struct{}
+}
+
+func newPeers() *peers { return &peers{live: map[*peer]struct{}{}} }
+
+// wrap starts keeping track of conn. It counts as live once it is added.
+func (ps *peers) wrap(conn net.Conn) *peer {
+	return &peer{Conn: conn, all: ps, running: map[*exchange]struct{}{}}
+}
+
+func (ps *peers) add(p *peer) {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	ps.live[p] = struct{}{}
+}
+
+func (ps *peers) remove(p *peer) {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	delete(ps.live, p)
+}
+
+// list gives the connections of this moment.
+func (ps *peers) list() []*peer {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	list := make([]*peer, 0, len(ps.live))
+	for p := range ps.live {
+		list = append(list, p)
+	}
+	return list
+}
+
+func (ps *peers) count() int64 {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	return int64(len(ps.live))
+}
+
+// running counts the requests under way.
+func (ps *peers) running() int64 {
+	var n int64
+	for _, p := range ps.list() {
+		p.each(func(*exchange) { n++ })
+	}
+	return n
+}
+
+// shutIf shuts every connection for which why gives a reason.
+func (ps *peers) shutIf(why func(*peer) *refusal) {
+	for _, p := range ps.list() {
+		if refusal := why(p); refusal != nil {
+			p.shut(refusal)
+		}
+	}
+}
+
+// cutIf cuts every running request for which why gives a reason.
+func (ps *peers) cutIf(why func(*exchange) *refusal) {
+	for _, p := range ps.list() {
+		p.each(func(x *exchange) {
+			if refusal := why(x); refusal != nil {
+				x.cut(refusal)
+			}
+		})
+	}
+}

@@ -1,0 +1,182 @@
+// Package sqlstore implements store.Store once, on database/sql. Packages
+// sqlite and postgres open the database, bring its tables up to date and say in
+// a Dialect what differs.
+//
+// How a mutation runs (mutate): the body checks and writes the rows; it names
+// its changes and its audit event in the transaction; close then takes the
+// tenant's counter, numbers everything and writes it; then the commit. The
+// counter row stays locked from there to the commit, so revisions become
+// visible in order. Mutations that arrive while another one runs share the
+// next transaction, each inside a savepoint of its own.
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/authsec-ai/icp/server/store"
+)
+
+// Config says what a DB works on. All fields are required but Announce and Listen.
+type Config struct {
+	Write   *sql.DB // closed by Close
+	Read    *sql.DB // may be Write
+	Dialect Dialect
+	// OneWriter says that the database takes one writer at a time, so all
+	// writes may as well share transactions.
+	OneWriter    bool
+	PollInterval time.Duration // between looks for what other processes wrote
+	Log          *slog.Logger
+	// Announce tells other processes that tenants have changed.
+	Announce func(ctx context.Context, tenants []string) error
+	// Listen calls heard for each tenant that another process announces, and
+	// heard("") when announcements may have been missed. It returns when ctx
+	// ends or the connection is lost.
+	Listen func(ctx context.Context, heard func(tenant string)) error
+}
+
+// DB is a store.Store. Close it.
+type DB struct {
+	cfg   Config
+	lanes lanes
+	watch *watch
+	hooks hooks
+
+	stop    context.CancelFunc
+	running sync.WaitGroup
+}
+
+// hooks let a test stand between two steps of a mutation.
+type hooks struct {
+	number       func(ctx context.Context, t *tx, tenant string, c count) (counters, error)
+	beforeCommit func(scope Scope)
+}
+
+var _ store.Store = (*DB)(nil)
+
+// New starts a DB on a database whose tables are up to date.
+func New(cfg Config) (*DB, error) {
+	if cfg.Write == nil || cfg.Read == nil || cfg.Dialect == nil || cfg.Log == nil || cfg.PollInterval <= 0 {
+		return nil, errors.New("sqlstore: Write, Read, Dialect, Log and a positive PollInterval are required")
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	db := &DB{cfg: cfg, watch: newWatch(), stop: stop}
+	db.hooks = hooks{number: takeCounters, beforeCommit: func(Scope) {}}
+	db.lanes.run = db.runBatch
+	db.running.Go(func() { db.follow(ctx) })
+	if cfg.Announce != nil {
+		db.running.Go(func() { db.announce(ctx) })
+	}
+	if cfg.Listen != nil {
+		db.running.Go(func() { db.listen(ctx) })
+	}
+	return db, nil
+}
+
+// Close ends what runs in the background, waits for writes in flight and
+// closes the database.
+func (db *DB) Close() error {
+	db.lanes.close()
+	db.stop()
+	db.running.Wait()
+	err := db.cfg.Write.Close()
+	if db.cfg.Read != db.cfg.Write {
+		err = errors.Join(err, db.cfg.Read.Close())
+	}
+	return err
+}
+
+// Ping implements store.Store.
+func (db *DB) Ping(ctx context.Context) error {
+	return db.failed("reach the database", db.cfg.Read.PingContext(ctx))
+}
+
+// tx is one transaction in one scope.
+type tx struct {
+	*sql.Tx
+	dialect Dialect
+	records []*record // of mutations, in order; written by finish
+}
+
+func (t *tx) exec(ctx context.Context, query string, args ...any) (int64, error) {
+	result, err := t.ExecContext(ctx, t.dialect.Statement(query), args...)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
+}
+
+func (t *tx) row(ctx context.Context, query string, args ...any) *sql.Row {
+	return t.QueryRowContext(ctx, t.dialect.Statement(query), args...)
+}
+
+// scanner is a *sql.Row or *sql.Rows.
+type scanner interface{ Scan(dest ...any) error }
+
+func scanText(row scanner) (text string, err error) {
+	err = row.Scan(&text)
+	return text, err
+}
+
+func setOf(list []string) map[string]bool {
+	set := make(map[string]bool, len(list))
+	for _, item := range list {
+		set[item] = true
+	}
+	return set
+}
+
+// list runs a query and reads all its rows.
+func list[T any](ctx context.Context, t *tx, scan func(scanner) (T, error), query string, args ...any) ([]T, error) {
+	rows, err := t.QueryContext(ctx, t.dialect.Statement(query), args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var out []T
+	for rows.Next() {
+		item, err := scan(rows)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, item)
+	}
+	return out, rows.Err()
+}
+
+// read runs body on one snapshot of one tenant's rows.
+func (db *DB) read(ctx context.Context, doing, tenant string, body func(t *tx) error) error {
+	return db.readIn(ctx, doing, Scope{Tenant: tenant}, body)
+}
+
+// readAcross runs body on one snapshot of every tenant's rows. It serves the
+// few questions that are asked before the tenant is known.
+func (db *DB) readAcross(ctx context.Context, doing string, body func(t *tx) error) error {
+	return db.readIn(ctx, doing, Scope{Across: true}, body)
+}
+
+func (db *DB) readIn(ctx context.Context, doing string, scope Scope, body func(t *tx) error) error {
+	return db.failed(doing, db.transact(ctx, db.cfg.Read, db.cfg.Dialect.ReadOptions(), scope, body))
+}
+
+// transact runs body in a transaction and commits it if body answers nil.
+func (db *DB) transact(ctx context.Context, on *sql.DB, opts *sql.TxOptions, scope Scope, body func(t *tx) error) error {
+	raw, err := on.BeginTx(ctx, opts)
+	if err != nil {
+		return fmt.Errorf("begin: %w", err)
+	}
+	defer raw.Rollback() // does nothing after Commit
+	t := &tx{Tx: raw, dialect: db.cfg.Dialect}
+	if err := t.dialect.Enter(ctx, raw, scope); err != nil {
+		return fmt.Errorf("enter scope: %w", err)
+	}
+	if err := body(t); err != nil {
+		return err
+	}
+	return raw.Commit()
+}

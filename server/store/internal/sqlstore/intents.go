@@ -1,0 +1,373 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/authsec-ai/icp/identity"
+	"github.com/authsec-ai/icp/server/store"
+)
+
+// The states of an issuance.
+const (
+	stateIntent    = "intent"
+	stateIssued    = "issued"
+	stateAbandoned = "abandoned"
+)
+
+// intentRow is a row of table issuances, as JSON for Records.
+type intentRow struct {
+	Serial        string `json:"serial"`
+	Kind          string `json:"kind"`
+	RequestID     string `json:"request_id"`
+	EntryID       string `json:"entry_id"`
+	EntryRevision int64  `json:"entry_revision"`
+	SPIFFEID      string `json:"spiffe_id"`
+	Evidence      string `json:"evidence"`
+	SPKI          string `json:"spki"`
+	NotBefore     int64  `json:"not_before"`
+	ExpiresAt     int64  `json:"expires_at"`
+}
+
+const issuanceColumns = `serial, kind, request_id, entry_id, entry_revision, spiffe_id, evidence, spki, not_before, expires_at`
+
+func rowOf(in store.Intent) intentRow {
+	return intentRow{in.Serial, string(in.Kind), in.RequestID, in.EntryID, in.EntryRevision, in.SPIFFEID.String(),
+		in.Evidence, hex.EncodeToString(in.SPKI), toMicro(in.NotBefore), toMicro(in.ExpiresAt)}
+}
+
+func scanIssuance(row scanner) (is store.Issuance, err error) {
+	var r intentRow
+	err = row.Scan(&is.Tenant, &is.Node, &is.State, &r.Serial, &r.Kind, &r.RequestID, &r.EntryID, &r.EntryRevision,
+		&r.SPIFFEID, &r.Evidence, &r.SPKI, &r.NotBefore, &r.ExpiresAt)
+	if err != nil {
+		return is, err
+	}
+	is.Intent, err = r.intent()
+	return is, err
+}
+
+func (r intentRow) intent() (store.Intent, error) {
+	id, err := spiffeid.FromString(r.SPIFFEID)
+	if err != nil {
+		return store.Intent{}, fmt.Errorf("read issuance %s: %w", r.Serial, err)
+	}
+	in := store.Intent{Kind: identity.Kind(r.Kind), Serial: r.Serial, RequestID: r.RequestID, EntryID: r.EntryID,
+		EntryRevision: r.EntryRevision, SPIFFEID: id, Evidence: r.Evidence,
+		NotBefore: fromMicro(r.NotBefore), ExpiresAt: fromMicro(r.ExpiresAt)}
+	if r.SPKI != "" {
+		in.SPKI, err = hex.DecodeString(r.SPKI)
+	}
+	return in, err
+}
+
+// RecordIntents implements store.Issuances, in steps: hold the node, hold the
+// entries, refuse what they do not allow, answer retries, write the rest.
+func (db *DB) RecordIntents(ctx context.Context, tenant, node string, now time.Time, items []store.Intent) ([]store.Intent, []error, error) {
+	var b *intentBatch
+	err := db.write(ctx, "record intents", Scope{Tenant: tenant}, func(ctx context.Context, t *tx) error {
+		b = newIntentBatch(tenant, node, now, items)
+		return b.run(ctx, t)
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return b.out, b.errs, nil
+}
+
+// intentBatch is one call of RecordIntents. Item i is decided when errs[i] is
+// set or done[i] is true.
+type intentBatch struct {
+	tenant, node string
+	now          time.Time
+	items, out   []store.Intent
+	errs         []error
+	done         []bool
+}
+
+func newIntentBatch(tenant, node string, now time.Time, items []store.Intent) *intentBatch {
+	n := len(items)
+	return &intentBatch{tenant: tenant, node: node, now: now, items: items,
+		out: make([]store.Intent, n), errs: make([]error, n), done: make([]bool, n)}
+}
+
+func (b *intentBatch) run(ctx context.Context, t *tx) error {
+	refusal, err := b.holdNode(ctx, t)
+	if err != nil {
+		return err
+	}
+	if refusal != nil {
+		for i := range b.items {
+			b.errs[i] = refusal
+		}
+		return nil
+	}
+	b.checkItems()
+	if err := b.authorize(ctx, t); err != nil {
+		return err
+	}
+	if err := b.answerRetries(ctx, t); err != nil {
+		return err
+	}
+	return b.insert(ctx, t)
+}
+
+// open gives the indexes of the items that are not decided yet.
+func (b *intentBatch) open() []int {
+	var open []int
+	for i := range b.items {
+		if b.errs[i] == nil && !b.done[i] {
+			open = append(open, i)
+		}
+	}
+	return open
+}
+
+// holdNode keeps the node from being banned or deleted until commit.
+func (b *intentBatch) holdNode(ctx context.Context, t *tx) (refusal, err error) {
+	var banned bool
+	var expires int64
+	err = t.row(ctx, `SELECT banned, expires_at FROM nodes WHERE tenant = $1 AND id = $2`+t.dialect.Lock(Shared),
+		b.tenant, b.node).Scan(&banned, &expires)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return identity.Errorf(identity.Denied, "the node is not attested"), nil
+	case err != nil:
+		return nil, fmt.Errorf("hold node: %w", err)
+	case banned:
+		return identity.Errorf(identity.Denied, "the node is banned"), nil
+	case expires <= toMicro(b.now):
+		return identity.Errorf(identity.Denied, "the node's SVID has expired; it must renew first"), nil
+	}
+	return nil, nil
+}
+
+// checkItems refuses what is incomplete and what uses a serial or request ID
+// of an earlier item of the same call.
+func (b *intentBatch) checkItems() {
+	serials, requests := map[string]bool{}, map[string]bool{}
+	for i, in := range b.items {
+		switch {
+		case in.Serial == "" || in.Kind == "" || in.SPIFFEID.IsZero() || !in.ExpiresAt.After(b.now):
+			b.errs[i] = identity.Errorf(identity.Invalid, "an intent needs a serial, a kind, a SPIFFE ID and an expiry to come")
+		case serials[in.Serial]:
+			b.errs[i] = conflict(in.Serial, "serial %q is in use", in.Serial)
+		case in.RequestID != "" && requests[in.RequestID]:
+			b.errs[i] = conflict("", "request ID %q comes twice in one call", identity.Clip(in.RequestID))
+		}
+		serials[in.Serial], requests[in.RequestID] = true, true
+	}
+}
+
+// grant is what an entry allows now.
+type grant struct {
+	id, spiffeID, parent string
+	revision             int64
+}
+
+// authorize holds the entries until commit, so that none is deleted between
+// the check and the record.
+func (b *intentBatch) authorize(ctx context.Context, t *tx) error {
+	var ids []string
+	for _, i := range b.open() {
+		ids = append(ids, b.items[i].EntryID)
+	}
+	slices.Sort(ids)
+	found, err := list(ctx, t, func(row scanner) (g grant, err error) {
+		err = row.Scan(&g.id, &g.spiffeID, &g.parent, &g.revision)
+		return g, err
+	}, `SELECT id, spiffe_id, parent_id, revision FROM entries WHERE tenant = $1 AND `+t.dialect.AnyOf("id", 2)+
+		` ORDER BY id`+t.dialect.Lock(Shared), b.tenant, t.dialect.List(slices.Compact(ids)))
+	if err != nil {
+		return fmt.Errorf("hold entries: %w", err)
+	}
+	grants := map[string]grant{}
+	for _, g := range found {
+		grants[g.id] = g
+	}
+	for _, i := range b.open() {
+		b.errs[i] = b.refuse(b.items[i], grants)
+	}
+	return nil
+}
+
+func (b *intentBatch) refuse(in store.Intent, grants map[string]grant) error {
+	g, ok := grants[in.EntryID]
+	switch {
+	case !ok, g.parent != "" && g.parent != b.node:
+		return identity.Errorf(identity.Denied, "the node has no entry %q", identity.Clip(in.EntryID))
+	case g.revision != in.EntryRevision:
+		return identity.Errorf(identity.Denied, "entry %q is at revision %d, not %d; sync first", in.EntryID, g.revision, in.EntryRevision)
+	case g.spiffeID != in.SPIFFEID.String():
+		return identity.Errorf(identity.Denied, "entry %q is not for that SPIFFE ID", in.EntryID)
+	}
+	return nil
+}
+
+// answerRetries gives back the intents that this node recorded before under
+// the same request IDs.
+func (b *intentBatch) answerRetries(ctx context.Context, t *tx) error {
+	byRequest := map[string]int{}
+	var ids []string
+	for _, i := range b.open() {
+		if id := b.items[i].RequestID; id != "" {
+			byRequest[id] = i
+			ids = append(ids, id)
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	earlier, err := list(ctx, t, scanIssuance, `SELECT tenant, node, state, `+issuanceColumns+` FROM issuances
+		WHERE tenant = $1 AND node = $2 AND request_id <> '' AND `+t.dialect.AnyOf("request_id", 3), b.tenant, b.node, t.dialect.List(ids))
+	if err != nil {
+		return fmt.Errorf("look up retries: %w", err)
+	}
+	revoked, err := revokedAmong(ctx, t, b.tenant, earlier)
+	if err != nil {
+		return fmt.Errorf("look up revocations of retries: %w", err)
+	}
+	var reopened []string
+	for _, was := range earlier {
+		i := byRequest[was.RequestID]
+		if b.errs[i] = b.refuseRetry(b.items[i], was.Intent, revoked[was.Serial]); b.errs[i] != nil {
+			continue
+		}
+		b.out[i], b.done[i] = was.Intent, true
+		if was.State == stateAbandoned {
+			reopened = append(reopened, was.Serial)
+		}
+	}
+	return setState(ctx, t, b.tenant, reopened, stateIntent)
+}
+
+// revokedAmong gives the serials of earlier issuances that are revoked: a node
+// that was deleted and attested anew must not get them back.
+func revokedAmong(ctx context.Context, t *tx, tenant string, earlier []store.Issuance) (map[string]bool, error) {
+	if len(earlier) == 0 {
+		return nil, nil
+	}
+	serials := make([]string, len(earlier))
+	for i, was := range earlier {
+		serials[i] = was.Serial
+	}
+	found, err := list(ctx, t, scanText, `SELECT serial FROM revocations WHERE tenant = $1 AND `+t.dialect.AnyOf("serial", 2),
+		tenant, t.dialect.List(serials))
+	return setOf(found), err
+}
+
+// refuseRetry lets a request ID stand for one request only. Authority was
+// checked anew, so a retry is never a way around a change of the entry.
+func (b *intentBatch) refuseRetry(in, was store.Intent, revoked bool) error {
+	same := in.Kind == was.Kind && in.EntryID == was.EntryID && in.EntryRevision == was.EntryRevision &&
+		in.SPIFFEID == was.SPIFFEID && slices.Equal(in.SPKI, was.SPKI)
+	if !same || revoked || !was.ExpiresAt.After(b.now) {
+		return conflict(was.Serial, "request ID %q was used for another request; choose a new one", identity.Clip(in.RequestID))
+	}
+	return nil
+}
+
+// insert writes the open items in one statement. A row that a unique
+// constraint keeps out is a Conflict of its item alone.
+func (b *intentBatch) insert(ctx context.Context, t *tx) error {
+	open := b.open()
+	if len(open) == 0 {
+		return nil
+	}
+	rows := make([]intentRow, 0, len(open))
+	for _, i := range open {
+		rows = append(rows, rowOf(b.items[i]))
+	}
+	written, err := insertIssuances(ctx, t, b.tenant, b.node, rows)
+	if err != nil {
+		return fmt.Errorf("write intents: %w", err)
+	}
+	for n, i := range open {
+		if !written[rows[n].Serial] {
+			b.errs[i] = conflict(rows[n].Serial, "serial %q or request ID %q is in use", rows[n].Serial, identity.Clip(rows[n].RequestID))
+			continue
+		}
+		if b.out[i], err = rows[n].intent(); err != nil {
+			return err
+		}
+		b.done[i] = true
+	}
+	return nil
+}
+
+func insertIssuances(ctx context.Context, t *tx, tenant, node string, rows []intentRow) (map[string]bool, error) {
+	text, err := toJSON(rows)
+	if err != nil {
+		return nil, err
+	}
+	from := t.dialect.Records(4, Column{"serial", "TEXT"}, Column{"kind", "TEXT"}, Column{"request_id", "TEXT"},
+		Column{"entry_id", "TEXT"}, Column{"entry_revision", "BIGINT"}, Column{"spiffe_id", "TEXT"},
+		Column{"evidence", "TEXT"}, Column{"spki", "TEXT"}, Column{"not_before", "BIGINT"}, Column{"expires_at", "BIGINT"})
+	serials, err := list(ctx, t, scanText, `INSERT INTO issuances (tenant, node, state, `+issuanceColumns+`)
+		SELECT CAST($1 AS TEXT), CAST($2 AS TEXT), CAST($3 AS TEXT), r.serial, r.kind, r.request_id, r.entry_id, r.entry_revision,
+			r.spiffe_id, r.evidence, r.spki, r.not_before, r.expires_at
+		FROM `+from+` WHERE true ON CONFLICT DO NOTHING RETURNING serial`, tenant, node, stateIntent, text)
+	if err != nil {
+		return nil, err
+	}
+	return setOf(serials), nil
+}
+
+// recordAgent records an agent's own SVID, which is about to be made.
+func recordAgent(ctx context.Context, t *tx, n identity.Node, now time.Time) error {
+	row := rowOf(store.Intent{Kind: identity.Agent, Serial: n.Serial, SPIFFEID: n.ID, Evidence: n.Method,
+		SPKI: n.SPKI, NotBefore: now, ExpiresAt: n.ExpiresAt})
+	written, err := insertIssuances(ctx, t, n.Tenant, n.ID.String(), []intentRow{row})
+	if err != nil {
+		return fmt.Errorf("record agent SVID: %w", err)
+	}
+	if !written[n.Serial] {
+		return conflict(n.Serial, "serial %q is in use", n.Serial)
+	}
+	return nil
+}
+
+func setState(ctx context.Context, t *tx, tenant string, serials []string, state string) error {
+	if len(serials) == 0 {
+		return nil
+	}
+	_, err := t.exec(ctx, `UPDATE issuances SET state = $2 WHERE tenant = $1 AND `+t.dialect.AnyOf("serial", 3),
+		tenant, state, t.dialect.List(serials))
+	return err
+}
+
+// FinishIntents implements store.Issuances. Serials that are not there are passed over.
+func (db *DB) FinishIntents(ctx context.Context, tenant string, serials []string, issued bool) error {
+	state := stateAbandoned
+	if issued {
+		state = stateIssued
+	}
+	return db.write(ctx, "finish intents", Scope{Tenant: tenant}, func(ctx context.Context, t *tx) error {
+		return setState(ctx, t, tenant, serials, state)
+	})
+}
+
+// Issued implements store.Issuances.
+func (db *DB) Issued(ctx context.Context, tenant, serial string) (is store.Issuance, err error) {
+	err = db.read(ctx, "read issuance", tenant, func(t *tx) error {
+		is, err = scanIssuance(t.row(ctx, `SELECT tenant, node, state, `+issuanceColumns+` FROM issuances
+			WHERE tenant = $1 AND serial = $2`, tenant, serial))
+		return absent(err, "issuance", serial)
+	})
+	return is, err
+}
+
+// IssuanceCount implements store.Issuances.
+func (db *DB) IssuanceCount(ctx context.Context, tenant string) (n int64, err error) {
+	err = db.read(ctx, "count issuances", tenant, func(t *tx) error {
+		return t.row(ctx, `SELECT COUNT(*) FROM issuances WHERE tenant = $1 AND state <> $2`, tenant, stateAbandoned).Scan(&n)
+	})
+	return n, err
+}
