@@ -85,6 +85,16 @@ func (t *Telemetry) ready(w http.ResponseWriter, r *http.Request) {
 	writeStatus(w, status, body)
 }
 
+// Ready gives why the program is not ready; nil means that it is.
+func (t *Telemetry) Ready(ctx context.Context) error {
+	for _, name := range t.checkNames() {
+		if err := t.check(ctx, name); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return nil
+}
+
 func (t *Telemetry) checkNames() []string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
