@@ -2,10 +2,12 @@ package dev
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -139,22 +141,32 @@ func (p *parts) openAgent(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("make a join token for the agent: %w", err)
 	}
-	cfg := agent.Defaults()
-	cfg.SocketPath, cfg.DataDir = p.dir.file("agent.sock"), p.dir.file("agent")
-	cfg.Server.URL, cfg.Server.CAFile = p.info.ServerURL, p.info.ServerCAFile
-	cfg.NodeName, cfg.JoinToken = nodeName, token
-	cfg.AdminListen = p.ports.AgentAdmin
-	p.agent, err = agent.New(cfg, agent.Deps{Telemetry: tel, Now: time.Now, Attestors: attestors.All()})
+	roots, err := p.serverRoots()
 	if err != nil {
-		return fmt.Errorf("set up the agent: %w", err)
+		return err
 	}
-	addr, err := p.agent.Listen()
+	p.agent, err = agent.New(agent.Config{
+		SocketPath: p.dir.file("agent.sock"), DataDir: p.dir.file("agent"), ServerURL: p.info.ServerURL, ServerRoots: roots,
+		Attestors: attestors.All(), Telemetry: tel, AdminAddress: p.ports.AgentAdmin, JoinToken: token, NodeName: nodeName,
+	})
 	if err != nil {
 		return p.explainPort("agent", p.ports.AgentAdmin, err)
 	}
-	p.ports.AgentAdmin = addr.String()
-	p.info.AgentAdminURL = "http://" + p.ports.AgentAdmin
+	p.info.AgentAdminURL = p.agent.AdminURL()
+	p.ports.AgentAdmin = strings.TrimPrefix(p.info.AgentAdminURL, "http://")
 	return nil
+}
+
+func (p *parts) serverRoots() (*x509.CertPool, error) {
+	raw, err := os.ReadFile(p.info.ServerCAFile)
+	if err != nil {
+		return nil, err
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(raw) {
+		return nil, fmt.Errorf("%s holds no certificate", p.info.ServerCAFile)
+	}
+	return roots, nil
 }
 
 func (p *parts) openProxy() error {
