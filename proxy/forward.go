@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"github.com/authsec-ai/icp/proxy/credential"
-	"github.com/authsec-ai/icp/proxy/head"
 	"github.com/authsec-ai/icp/proxy/llm"
 	"github.com/authsec-ai/icp/proxy/upstream"
 )
@@ -74,20 +73,18 @@ func (x *exchange) setBody(req *http.Request) {
 		req.Body = http.NoBody
 	default:
 		req.ContentLength = x.r.ContentLength
-		req.Body = http.MaxBytesReader(x.w, x.r.Body, x.backend.MaxBodyBytes)
+		req.Body = http.MaxBytesReader(x.w, x.body, x.backend.MaxBodyBytes)
 	}
 }
 
 // fail ends an exchange that has no answer yet.
 func (x *exchange) fail(err error) {
-	var framing *head.Refusal
-	var large *http.MaxBytesError
-	cut := x.cutBy()
+	cut, body := x.cutBy(), x.refuseBody(err)
 	switch {
 	case cut != nil:
 		x.refuse(cut)
-	case errors.As(err, &framing), errors.As(err, &large):
-		x.refuse(refuseBody(err))
+	case body != nil:
+		x.refuse(body)
 	case x.r.Context().Err() != nil:
 		x.outcome, x.reason, x.end = outcomeFailed, endClient, endClient
 	default:
