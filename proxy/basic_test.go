@@ -23,6 +23,7 @@ func TestModelAuthorization(t *testing.T) {
 			client := r.client(protocol, r.ca.issue(t, "/"+bot))
 			for _, model := range []string{"customer-service-llm", "financial-analysis-llm"} {
 				t.Run("PX-4/"+name+"/"+bot+"/"+model, func(t *testing.T) {
+					r := r.as(t)
 					g := r.mustDo(client, "POST", "/v1/chat/completions", chat(model), nil)
 					want := http.StatusForbidden
 					if model == own {
@@ -56,6 +57,7 @@ func TestDefaultDeny(t *testing.T) {
 		{"PX-10/case", "GET", "/ECHO/x", "", 403, "no-route"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
+			r := r.as(t)
 			g := r.mustDo(client, row.method, row.target, row.body, nil)
 			if g.status != row.status || g.reason() != row.reason {
 				t.Fatalf("%d %q, want %d %q: %s", g.status, g.reason(), row.status, row.reason, g.body)

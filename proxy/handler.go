@@ -20,8 +20,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer p.handlers.Done()
 	x := p.newExchange(w, r, callerOf(r))
 	defer x.cancel(nil)
-	body := x.guardBody()
-	defer body.Close()
+	defer x.body.Close()
 
 	x.peer.begin(x)
 	if refusal := x.judge(); refusal != nil {
@@ -130,23 +129,30 @@ func (x *exchange) readBody() *refusal {
 	if x.r.ContentLength > x.backend.MaxBodyBytes {
 		return refuseTooLarge()
 	}
-	x.raw, err = io.ReadAll(http.MaxBytesReader(x.w, x.r.Body, x.backend.MaxBodyBytes))
+	x.raw, err = io.ReadAll(http.MaxBytesReader(x.w, x.body, x.backend.MaxBodyBytes))
+	if refusal := x.refuseBody(err); refusal != nil {
+		return refusal
+	}
 	if err != nil {
-		return refuseBody(err)
+		return refuseUnread()
 	}
 	return nil
 }
 
-// refuseBody says why a body could not be read.
-func refuseBody(err error) *refusal {
-	var framing *head.Refusal
+// refuseBody says why the body could not be read, nil if it is no fault of the
+// body.
+func (x *exchange) refuseBody(err error) *refusal {
 	var large *http.MaxBytesError
-	switch {
-	case errors.As(err, &framing):
+	switch framing := x.peer.bodyRefusal(); {
+	case framing != nil:
 		return malformed(framing.Reason, "the request body is malformed: "+framing.Reason)
 	case errors.As(err, &large):
 		return refuseTooLarge()
 	}
+	return nil
+}
+
+func refuseUnread() *refusal {
 	r := malformed("body-unread", "the request body did not arrive in time")
 	r.status = http.StatusRequestTimeout
 	return r

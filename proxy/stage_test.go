@@ -312,6 +312,13 @@ func (r *rig) run() {
 	})
 }
 
+// as gives the rig for a subtest.
+func (r *rig) as(tb testing.TB) *rig {
+	sub := *r
+	sub.tb = tb
+	return &sub
+}
+
 func samplePolicies() []policy.Policy {
 	return []policy.Policy{
 		{Name: "sales", Effect: policy.Allow, Subjects: []string{"spiffe://td.test/sales-bot"}, Service: "llm",

@@ -13,7 +13,8 @@ import (
 // goroutine at a time may read it, as http.Server does.
 type Conn struct {
 	net.Conn
-	refusal  atomic.Pointer[Refusal]
+	refusal  atomic.Pointer[Refusal] // of a head
+	broken   atomic.Pointer[Refusal] // of a body
 	upgraded atomic.Bool
 
 	buf     []byte // read, not yet delivered
@@ -43,6 +44,10 @@ func NewConn(c net.Conn) *Conn { return &Conn{Conn: c} }
 // request with the method Stand.
 func (c *Conn) Refusal() *Refusal { return c.refusal.Load() }
 
+// BodyRefusal gives why the body being read was refused; nil while it was not.
+// net/http does not always pass on the error that Read gave.
+func (c *Conn) BodyRefusal() *Refusal { return c.broken.Load() }
+
 // Upgraded ends the check: what follows is another protocol. Call it after the
 // connection is taken over from http.Server.
 func (c *Conn) Upgraded() { c.upgraded.Store(true) }
@@ -52,7 +57,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	for c.ready == 0 {
+	for c.advance(); c.ready == 0; c.advance() {
 		if c.err != nil {
 			return 0, c.err
 		}
@@ -62,7 +67,6 @@ func (c *Conn) Read(p []byte) (int, error) {
 		if err := c.fill(); err != nil {
 			return 0, err
 		}
-		c.advance()
 	}
 	n := copy(p, c.buf[:c.ready])
 	c.deliver(n)
@@ -111,9 +115,10 @@ func (c *Conn) deliver(n int) {
 	c.scanned = max(c.scanned-n, 0)
 }
 
-// advance checks as much of buf as it can.
+// advance checks as much of buf as it can, up to the end of the request: what
+// is wrong with the next one must not disturb the answer to this one.
 func (c *Conn) advance() {
-	for c.err == nil && c.ready < len(c.buf) {
+	for c.err == nil && c.ready < len(c.buf) && !c.whole() {
 		if c.upgraded.Load() {
 			c.ready = len(c.buf)
 			return
@@ -123,6 +128,9 @@ func (c *Conn) advance() {
 		}
 	}
 }
+
+// whole reports whether what is ready reaches the end of a request.
+func (c *Conn) whole() bool { return c.ready > 0 && c.step == inHead }
 
 // one checks the next element of rest; false means that it needs more bytes.
 func (c *Conn) one(rest []byte) bool {
@@ -217,6 +225,7 @@ func (c *Conn) refuseHead(refusal *Refusal) {
 
 // refuseBody ends the body with an error.
 func (c *Conn) refuseBody(refusal *Refusal) {
+	c.broken.Store(refusal)
 	c.buf = c.buf[:c.ready]
 	c.err = refusal
 }

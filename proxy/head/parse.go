@@ -54,7 +54,7 @@ func checkRequestLine(line []byte) (target, version string, refusal *Refusal) {
 		return "", "", refuse("malformed-method")
 	case version != "HTTP/1.1" && version != "HTTP/1.0":
 		return "", "", &Refusal{http.StatusHTTPVersionNotSupported, "unsupported-http-version"}
-	case target == "" || !visible(target):
+	case !visible(target) || !escaped(target) || !routable(method, target):
 		return "", "", refuse("malformed-target")
 	}
 	return target, version, nil
@@ -77,6 +77,30 @@ func visible(s string) bool {
 		}
 	}
 	return true
+}
+
+// escaped reports whether every '%' starts an escape.
+func escaped(s string) bool {
+	for {
+		_, after, found := strings.Cut(s, "%")
+		if !found {
+			return true
+		}
+		if len(after) < 2 || strings.Trim(after[:2], "0123456789abcdefABCDEF") != "" {
+			return false
+		}
+		s = after[2:]
+	}
+}
+
+// routable reports whether target has one of the forms of RFC 9112 section 3.2.
+func routable(method, target string) bool {
+	return strings.HasPrefix(target, "/") || strings.HasPrefix(target, "http://") || strings.HasPrefix(target, "https://") ||
+		method == http.MethodConnect && hostBytes(target) || method == http.MethodOptions && target == "*"
+}
+
+func hostBytes(s string) bool {
+	return s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._:[]") == ""
 }
 
 // checkFields judges the field lines (RFC 9112 section 5) up to the empty one.
@@ -112,6 +136,10 @@ func checkField(line []byte, seen *fields) *Refusal {
 	switch strings.ToLower(string(name)) {
 	case "host":
 		seen.host, seen.hosts = text, seen.hosts+1
+	case "expect":
+		if !strings.EqualFold(text, "100-continue") {
+			return &Refusal{http.StatusExpectationFailed, "unknown-expectation"}
+		}
 	case "content-length":
 		seen.lengths = append(seen.lengths, text)
 	case "transfer-encoding":
@@ -147,6 +175,8 @@ func checkHost(target string, seen fields) *Refusal {
 		return refuse("missing-host")
 	case seen.hosts > 1:
 		return refuse("repeated-host")
+	case !hostBytes(seen.host):
+		return refuse("malformed-host")
 	}
 	_, after, absolute := strings.Cut(target, "://")
 	if absolute && !strings.HasPrefix(target, "/") {
