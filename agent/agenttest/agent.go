@@ -43,6 +43,8 @@ type Options struct {
 	Meter             metric.Meter // nil records nothing
 	MaxRequestsPerUID int
 	SendTimeout       time.Duration
+	RefuseUnissued    bool // of SDS
+	PlainValidation   bool // of SDS
 }
 
 // Start serves an agent for the trust domain td until the test ends.
@@ -59,7 +61,7 @@ func Start(tb testing.TB, td string, options Options) *Agent {
 	}
 	log := slog.New(slog.NewJSONHandler(&a.log, nil))
 	api, err := workloadapi.New(workloadapi.Config{
-		Attestor:          counting{workload.Attestors{"unix": unix.New(func() bool { return false })}, &a.attestations},
+		Attestor:          counting{workload.Attestors{"unix": unix.New()}, &a.attestations},
 		Cache:             a.Cache,
 		Log:               log,
 		Meter:             options.Meter,
@@ -72,7 +74,11 @@ func Start(tb testing.TB, td string, options Options) *Agent {
 		tb.Fatalf("make the Workload API: %v", err)
 	}
 	secrets, err := sds.New(sds.Config{
-		Attestor: envoysds.Attestor{Sessions: api.Sessions()}, Log: log, Meter: options.Meter,
+		Attestor:        envoysds.Attestor{Sessions: api.Sessions()},
+		Log:             log,
+		Meter:           options.Meter,
+		RefuseUnissued:  options.RefuseUnissued,
+		PlainValidation: options.PlainValidation,
 	})
 	if err != nil {
 		tb.Fatalf("make the SDS: %v", err)

@@ -199,11 +199,12 @@ func compareIssuerID(uri string, td spiffeid.TrustDomain) error {
 }
 
 // explain says why crypto/x509 found no path. It follows issuers by name and
-// signature, with a bound on signature checks. The answer refuses in any case;
-// only its reason is at stake.
+// signature, with a bound on signature checks; a fault on the way counts only
+// if the way ends at an anchor. The answer refuses in any case; only its reason
+// is at stake.
 func explain(cause error, leaf *x509.Certificate, issuers, anchors []*x509.Certificate, at time.Time) error {
-	checks, constrained := 0, false
-	current := leaf
+	var fault error
+	checks, current := 0, leaf
 	for depth := 0; depth <= len(issuers); depth++ {
 		parent, anchored, named := findIssuer(current, issuers, anchors, &checks)
 		switch {
@@ -211,22 +212,30 @@ func explain(cause error, leaf *x509.Certificate, issuers, anchors []*x509.Certi
 			return refuse(BadSignature, "the signature is not by the issuer that the certificate names")
 		case parent == nil:
 			return refuse(Untrusted, "no anchor of the trust domain issued the chain")
-		case at.Before(parent.NotBefore) || at.After(parent.NotAfter):
-			return refuse(CAExpired, "the issuer %.100q is valid from %s to %s", parent.Subject,
-				parent.NotBefore.Format(time.RFC3339), parent.NotAfter.Format(time.RFC3339))
-		case parent.MaxPathLen >= 0 && depth > parent.MaxPathLen:
-			return refuse(PathLength, "the issuer %.100q allows %d certificates below it", parent.Subject, parent.MaxPathLen)
 		}
-		constrained = constrained || countConstraints(parent) > 0
-		if anchored {
-			break
+		if fault == nil {
+			fault = issuerFault(cause, parent, depth, at)
+		}
+		if anchored && fault != nil {
+			return fault
 		}
 		current = parent
 	}
-	if constrained {
-		return refuse(NameConstraints, "an issuer may not issue this name: %.200q", cause.Error())
-	}
 	return refuse(Untrusted, "no path to an anchor of the trust domain: %.200q", cause.Error())
+}
+
+// issuerFault says what keeps issuer from standing above depth other issuers.
+func issuerFault(cause error, issuer *x509.Certificate, depth int, at time.Time) error {
+	switch {
+	case at.Before(issuer.NotBefore) || at.After(issuer.NotAfter):
+		return refuse(CAExpired, "the issuer %.100q is valid from %s to %s", issuer.Subject,
+			issuer.NotBefore.Format(time.RFC3339), issuer.NotAfter.Format(time.RFC3339))
+	case issuer.MaxPathLen >= 0 && depth > issuer.MaxPathLen:
+		return refuse(PathLength, "the issuer %.100q allows %d issuers below it", issuer.Subject, issuer.MaxPathLen)
+	case countConstraints(issuer) > 0:
+		return refuse(NameConstraints, "the issuer %.100q may not issue this name: %.200q", issuer.Subject, cause.Error())
+	}
+	return nil
 }
 
 // findIssuer looks for the certificate that signed cert, anchors first. named

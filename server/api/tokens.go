@@ -115,4 +115,3 @@ func (a *API) deleteAPIToken(c *call) error {
 	}
 	return c.done()
 }
-

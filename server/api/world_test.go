@@ -94,7 +94,12 @@ func newWorld(t *testing.T) *world {
 		check(t, w.store.Close())
 	}
 	t.Cleanup(w.stop)
-	t.Cleanup(func() { if t.Failed() { w.stop(); t.Log(w.log.String()) } })
+	t.Cleanup(func() {
+		if t.Failed() {
+			w.stop()
+			t.Log(w.log.String())
+		}
+	})
 	_, w.platform, err = w.server.Registry.CreateAPIToken(ctx, registry.System(), "", "root", store.PlatformAdmin, 0)
 	check(t, err)
 	return w
@@ -244,6 +249,9 @@ func (tn *tenant) entry(node, path string, more map[string]any) identity.Entry {
 func (tn *tenant) joinToken(body map[string]any) string {
 	tn.w.t.Helper()
 	var got struct{ Token string }
+	if body == nil {
+		body = map[string]any{}
+	}
 	tn.admin.do("POST", "/api/v1/join-tokens", doc(body)).want(tn.w.t, 201, &got)
 	return got.Token
 }

@@ -171,7 +171,9 @@ func (a *authority) issue(path string, hosts []string, now time.Time) (tls.Certi
 	return load(path, path)
 }
 
-func load(certPath, keyPath string) (tls.Certificate, error) { return tls.LoadX509KeyPair(certPath, keyPath) }
+func load(certPath, keyPath string) (tls.Certificate, error) {
+	return tls.LoadX509KeyPair(certPath, keyPath)
+}
 
 func newSerial() (*big.Int, error) {
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
