@@ -87,11 +87,15 @@ func (w *workload) ask(ctx context.Context, cmd *cobra.Command, do agentTask) er
 
 // agentError gives what the agent said in our codes and words.
 func agentError(addr string, err error) error {
-	if err == nil {
-		return nil
+	var answer interface{ GRPCStatus() *status.Status }
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return identity.Errorf(identity.Unavailable, "no answer from the agent on %s in time; is it running?", addr)
+	case !errors.As(err, &answer):
+		return err
 	}
-	text := strings.TrimPrefix(status.Convert(errors.Unwrap(err)).Message(), "workloadapi: ")
-	switch status.Code(errors.Unwrap(err)) {
+	text := answer.GRPCStatus().Message()
+	switch answer.GRPCStatus().Code() {
 	case codes.PermissionDenied:
 		return identity.Errorf(identity.Denied, "the agent has no identity for this process (%s); register it with 'icp entry create --selector unix:uid:…'", text)
 	case codes.Unavailable, codes.DeadlineExceeded:

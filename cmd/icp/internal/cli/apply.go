@@ -160,11 +160,14 @@ func (a *app) showPlan(cmd *cobra.Command, p plan) error {
 	for _, ch := range p.Changes {
 		fmt.Fprintln(cmd.OutOrStdout(), safe(fmt.Sprintf("%s %s %s", ch.Action, ch.Kind, ch.Name)))
 	}
-	verb := ""
-	if p.DryRun {
-		verb = "to make "
+	what := "changes"
+	if len(p.Changes) == 1 {
+		what = "change"
 	}
-	_, err := fmt.Fprintf(cmd.OutOrStdout(), "%d changes %s(%d unchanged)\n", len(p.Changes), verb, p.Unchanged)
+	if p.DryRun {
+		what += " to make"
+	}
+	_, err := fmt.Fprintf(cmd.OutOrStdout(), "%d %s (%d unchanged)\n", len(p.Changes), what, p.Unchanged)
 	return err
 }
 
