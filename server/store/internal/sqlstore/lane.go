@@ -180,9 +180,8 @@ func (db *DB) commitBatch(ctx context.Context, scope Scope, batch []*job) ([]err
 		if err := db.finish(ctx, t); err != nil {
 			return err
 		}
-		db.hooks.beforeCommit(scope)
 		done = t.records
-		return nil
+		return db.hooks.beforeCommit(scope)
 	})
 	if err != nil {
 		return nil, err
