@@ -338,7 +338,7 @@ func samplePolicies() []policy.Policy {
 func (r *rig) writePolicies(list ...policy.Policy) int64 {
 	r.tb.Helper()
 	r.revision++
-	raw, err := json.Marshal(policy.Set{Revision: r.revision, Policies: list})
+	raw, err := json.Marshal(policy.Set{Revision: r.revision, Policies: append([]policy.Policy{}, list...)})
 	must(r.tb, err)
 	temporary := r.config.Policies.File + ".new"
 	must(r.tb, os.WriteFile(temporary, raw, 0o600))
