@@ -283,7 +283,13 @@ func TestPairsUnderRotation(t *testing.T) {
 		s := r.subscribe(uid("1000"))
 		readers.Go(func() {
 			mine := map[string]bool{}
-			for ctx.Err() == nil {
+			for reads := 0; ctx.Err() == nil; reads++ {
+				if reads%10 == 0 { // most reads are close to a replacement
+					select {
+					case <-s.Changed():
+					case <-time.After(10 * time.Millisecond):
+					}
+				}
 				u, err := s.Update(ctx)
 				if err == nil {
 					err = consistent(u.Identities[0])
