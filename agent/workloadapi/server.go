@@ -72,6 +72,8 @@ type Server struct {
 	services map[string]grpc.ServiceInfo
 }
 
+var _ Cache = session.Live{}
+
 // New gives a Server for cfg.
 func New(cfg Config) (*Server, error) {
 	if err := cfg.check(); err != nil {
