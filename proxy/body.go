@@ -20,15 +20,14 @@ type idleBody struct {
 
 var errBodyClosed = errors.New("the request is over")
 
-// guardBody bounds the pauses of the caller's body. Close it before the handler
+// newBody bounds the pauses of the caller's body. Close it before the handler
 // returns: the transport may go on reading it, and must not touch what is the
-// next request's.
-func (x *exchange) guardBody() io.Closer {
-	body := &idleBody{ReadCloser: x.r.Body, control: x.control, idle: x.proxy.config.IdleTimeout}
-	if x.r.Body != http.NoBody {
-		x.r.Body = body
+// next request's. The body stays in r as well, where net/http looks for it.
+func newBody(r *http.Request, control *http.ResponseController, idle time.Duration) io.ReadCloser {
+	if r.Body == http.NoBody {
+		return http.NoBody
 	}
-	return body
+	return &idleBody{ReadCloser: r.Body, control: control, idle: idle}
 }
 
 // Read reads with a deadline, which it lifts at the end of the body: net/http

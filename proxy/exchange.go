@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"io"
 	"net/http"
 	"sync"
 	"time"
@@ -20,6 +21,7 @@ type exchange struct {
 	r       *http.Request
 	w       http.ResponseWriter
 	control *http.ResponseController
+	body    io.ReadCloser   // of the request
 	ctx     context.Context // ends when the caller leaves or the exchange is cut
 	cancel  context.CancelCauseFunc
 	started time.Time
@@ -49,9 +51,9 @@ type exchange struct {
 // Ends of an exchange.
 const (
 	endComplete = "complete"
-	endClient   = "client_left"
-	endUpstream = "upstream_truncated"
-	endEcho     = "credential_echoed"
+	endClient   = "client-left"
+	endUpstream = "upstream-truncated"
+	endEcho     = "credential-echoed"
 )
 
 func (p *Proxy) newExchange(w http.ResponseWriter, r *http.Request, from *peer) *exchange {
@@ -59,6 +61,7 @@ func (p *Proxy) newExchange(w http.ResponseWriter, r *http.Request, from *peer) 
 		proxy: p, peer: from, r: r, w: w, control: http.NewResponseController(w),
 		started: p.now(), id: newRequestID(), end: endComplete, outcome: outcomeAllowed, reason: "allowed",
 	}
+	x.body = newBody(r, x.control, p.config.IdleTimeout)
 	x.ctx, x.cancel = context.WithCancelCause(r.Context())
 	return x
 }

@@ -11,9 +11,12 @@ import (
 	"sync"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/bundle/spiffebundle"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 
 	"github.com/authsec-ai/icp/identity"
+	"github.com/authsec-ai/icp/identity/svid"
 	"github.com/authsec-ai/icp/internal/csr"
 	"github.com/authsec-ai/icp/internal/wire"
 )
@@ -107,23 +110,23 @@ func (c *Cache) issue(ctx context.Context, batch []*issuing) {
 		c.log.Warn("SVIDs not issued", "count", len(batch), "error", err)
 	}
 	for i, item := range batch {
-		var svid *issued
+		var got *issued
 		itemErr := err
 		if err == nil {
-			svid, itemErr = c.acceptOne(item, results[i])
+			got, itemErr = c.acceptOne(item, results[i])
 		}
 		c.metrics.count(ctx, identity.X509, itemErr)
-		c.settle(item, svid, itemErr)
+		c.settle(item, got, itemErr)
 	}
 	signal(c.kick)
 }
 
 func (c *Cache) acceptOne(item *issuing, result wire.SignResult) (*issued, error) {
-	svid, err := c.accept(item, result)
+	got, err := c.accept(item, result)
 	if err != nil {
 		c.log.Warn("SVID not issued", "entry", item.entry.ID, "spiffe_id", item.entry.SPIFFEID.String(), "error", err)
 	}
-	return svid, err
+	return got, err
 }
 
 func (c *Cache) sign(ctx context.Context, batch []*issuing) ([]wire.SignResult, error) {
@@ -179,37 +182,47 @@ func (c *Cache) accept(item *issuing, result wire.SignResult) (*issued, error) {
 		return nil, result.Error.Err()
 	}
 	chain := slices.Concat(result.Chain...)
-	svid, err := x509svid.ParseRaw(chain, item.pending.keyDER)
+	x, err := x509svid.ParseRaw(chain, item.pending.keyDER)
 	if err != nil {
 		return nil, fmt.Errorf("server's answer for entry %s: %w", item.entry.ID, err)
 	}
-	if svid.ID != item.entry.SPIFFEID {
-		return nil, fmt.Errorf("server's answer for entry %s names %s", item.entry.ID, svid.ID)
+	if x.ID != item.entry.SPIFFEID {
+		return nil, fmt.Errorf("server's answer for entry %s names %s", item.entry.ID, x.ID)
 	}
 	now := c.clock.Now()
-	if err := c.verify(svid, now); err != nil {
+	if err := c.verify(x, now); err != nil {
 		return nil, fmt.Errorf("server's answer for entry %s: %w", item.entry.ID, err)
 	}
-	svid.Hint = item.entry.Hint
-	s := &issued{Identity: Identity{EntryID: item.entry.ID, SVID: svid, ChainDER: chain, KeyDER: item.pending.keyDER}}
+	x.Hint = item.entry.Hint
+	s := &issued{Identity: Identity{EntryID: item.entry.ID, SVID: x, ChainDER: chain, KeyDER: item.pending.keyDER}}
 	s.schedule(now, c.fractionOf(item.entry), c.jitter())
 	return s, nil
 }
 
-func (c *Cache) verify(svid *x509svid.SVID, now time.Time) error {
-	c.mu.Lock()
-	bundle := c.bundles[svid.ID.TrustDomain()]
-	c.mu.Unlock()
-	if bundle == nil {
-		return fmt.Errorf("there is no bundle of trust domain %s", svid.ID.TrustDomain())
+func (c *Cache) verify(x *x509svid.SVID, now time.Time) error {
+	bundle, err := c.bundle(x.ID.TrustDomain())
+	if err != nil {
+		return err
 	}
-	// An agent whose clock is wrong still serves; its skew is reported by the sync.
-	leaf := svid.Certificates[0]
-	if now.Before(leaf.NotBefore) {
-		now = leaf.NotBefore
+	if start := x.Certificates[0].NotBefore; now.Before(start) {
+		now = start // a clock that is behind serves all the same; the sync reports it
 	}
-	_, _, err := x509svid.Verify(svid.Certificates, bundle, x509svid.WithTime(now))
+	raw := make([][]byte, len(x.Certificates))
+	for i, cert := range x.Certificates {
+		raw[i] = cert.Raw
+	}
+	_, err = svid.VerifyX509(raw, bundle, svid.X509Options{Now: now})
 	return err
+}
+
+func (c *Cache) bundle(td spiffeid.TrustDomain) (*spiffebundle.Bundle, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	b, ok := c.bundles[td]
+	if !ok {
+		return nil, fmt.Errorf("there is no bundle of trust domain %s", td)
+	}
+	return b, nil
 }
 
 // fractionOf gives the part of its lifetime after which an entry's SVID is
@@ -225,7 +238,7 @@ func (c *Cache) fractionOf(e *entry) float64 {
 
 // settle puts the SVID, or the failure, in its place and wakes who waits and
 // who watches.
-func (c *Cache) settle(item *issuing, svid *issued, err error) {
+func (c *Cache) settle(item *issuing, got *issued, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e := item.entry
@@ -235,7 +248,7 @@ func (c *Cache) settle(item *issuing, svid *issued, err error) {
 		c.fail(e, item, err)
 		return
 	}
-	e.svid, e.previous, e.pending = svid, nil, nil
+	e.svid, e.previous, e.pending = got, nil, nil
 	e.failure, e.attempts, e.alerted = nil, 0, false
 	for s := range e.holders {
 		s.wake()

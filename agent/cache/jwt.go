@@ -3,6 +3,7 @@ package cache
 import (
 	"context"
 	"crypto/rand"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/authsec-ai/icp/identity"
+	"github.com/authsec-ai/icp/identity/svid"
 	"github.com/authsec-ai/icp/internal/wire"
 )
 
@@ -160,37 +162,62 @@ func (c *Cache) signJWTs(ctx context.Context, want jwtWant, entries []*entry) er
 	if err == nil && len(resp.Results) != len(entries) {
 		err = identity.Errorf(identity.Unavailable, "server answered %d of %d items", len(resp.Results), len(entries))
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	var failure error
 	for i, e := range entries {
-		var result wire.SignJWTResult
+		var token *svid.JWT
+		itemErr := err
 		if err == nil {
-			result = resp.Results[i]
+			token, itemErr = c.acceptJWT(e, want.audience, resp.Results[i])
 		}
-		itemErr := e.jwts[want.key].settle(result, err, c.clock.Now())
 		c.metrics.count(ctx, identity.JWT, itemErr)
-		if itemErr != nil && err == nil {
+		if itemErr != nil {
+			failure = itemErr
 			c.log.Warn("JWT-SVID not issued", "entry", e.ID, "spiffe_id", e.SPIFFEID.String(), "error", itemErr)
+			c.settleJWT(e, want.key, jwt{})
+			continue
 		}
+		now := c.clock.Now()
+		c.settleJWT(e, want.key, jwt{
+			token: resp.Results[i].Token, expiresAt: token.Expiry, renewAt: now.Add(token.Expiry.Sub(now) / 2),
+		})
 	}
-	return err
+	return failure
 }
 
-func (j *jwt) settle(result wire.SignJWTResult, err error, now time.Time) error {
+// acceptJWT checks what came back: it must be for the entry's ID and exactly
+// this audience, and verify against the bundle of its trust domain.
+func (c *Cache) acceptJWT(e *entry, audience []string, result wire.SignJWTResult) (*svid.JWT, error) {
+	if result.Error != nil {
+		return nil, result.Error.Err()
+	}
+	bundle, err := c.bundle(e.SPIFFEID.TrustDomain())
+	if err != nil {
+		return nil, err
+	}
+	now := c.clock.Now()
+	if now.Before(result.IssuedAt) {
+		now = result.IssuedAt // a clock that is behind serves all the same; the sync reports it
+	}
+	token, err := svid.VerifyJWT(result.Token, audience, bundle, svid.JWTOptions{Now: now})
+	if err != nil {
+		return nil, fmt.Errorf("server's answer for entry %s: %w", e.ID, err)
+	}
+	if token.ID != e.SPIFFEID || !slices.Equal(slices.Sorted(slices.Values(token.Audience)), audience) {
+		return nil, fmt.Errorf("server's answer for entry %s is for %s and another audience or identity", e.ID, token.ID)
+	}
+	return token, nil
+}
+
+// settleJWT ends an attempt; an empty token changes nothing else.
+func (c *Cache) settleJWT(e *entry, key string, got jwt) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	j := e.jwts[key]
 	close(j.signing)
 	j.signing = nil
-	if err == nil {
-		err = result.Error.Err()
+	if got.token != "" {
+		*j = got
 	}
-	if err == nil && (result.Token == "" || !result.ExpiresAt.After(now)) {
-		err = identity.Errorf(identity.Unavailable, "server answered with a token that has expired")
-	}
-	if err != nil {
-		return err
-	}
-	j.token, j.expiresAt = result.Token, result.ExpiresAt
-	j.renewAt = now.Add(result.ExpiresAt.Sub(now) / 2)
-	return nil
 }
 
 // collectJWTs gives the tokens that there are. Entitlement is looked at again:

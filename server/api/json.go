@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"io"
@@ -102,13 +103,16 @@ func (b body) decode(raw []byte, into any) error {
 func decodeError(err error) error {
 	var typed *json.UnmarshalTypeError
 	var syntax *json.SyntaxError
+	var binary base64.CorruptInputError
 	switch {
 	case identity.CodeOf(err) != identity.Internal:
 		return err
 	case errors.As(err, &typed):
 		return identity.Errorf(identity.Invalid, "field %q can't be a %s", identity.Clip(typed.Field), typed.Value)
+	case errors.As(err, &binary):
+		return identity.Errorf(identity.Invalid, "a field that holds bytes is not in base64")
 	case errors.As(err, &syntax):
-		return identity.Errorf(identity.Invalid, "body is not valid JSON at byte %d", syntax.Offset)
+		return identity.Errorf(identity.Invalid, "body is not valid JSON after byte %d", syntax.Offset)
 	}
 	if field, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
 		return unknownField(strings.Trim(field, `"`))
@@ -127,7 +131,7 @@ func (b body) checkKeys(raw []byte) error {
 	w := keyWalker{dec: dec, exact: b != tolerant}
 	if err := w.value(0, false); err != nil {
 		if identity.CodeOf(err) == identity.Internal {
-			err = identity.Errorf(identity.Invalid, "body is not valid JSON at byte %d", dec.InputOffset())
+			err = identity.Errorf(identity.Invalid, "body is not valid JSON after byte %d", dec.InputOffset())
 		}
 		return err
 	}
@@ -174,7 +178,7 @@ func (w *keyWalker) object(depth int, free bool) error {
 		}
 		key, ok := token.(string)
 		if !ok {
-			return identity.Errorf(identity.Invalid, "body is not valid JSON at byte %d", w.dec.InputOffset())
+			return identity.Errorf(identity.Invalid, "body is not valid JSON after byte %d", w.dec.InputOffset())
 		}
 		if err := w.key(key, seen, free); err != nil {
 			return err
