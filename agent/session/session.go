@@ -34,14 +34,6 @@ type Cache interface {
 	Bundles(selectors identity.Selectors) (Bundles, error)
 }
 
-// Live is the agent's cache as a Cache.
-type Live struct{ *cache.Cache }
-
-// Subscribe watches what a process with these selectors may have.
-func (l Live) Subscribe(selectors identity.Selectors, evidence string) Subscription {
-	return l.Cache.Subscribe(selectors, evidence)
-}
-
 // Bundles are what verifies the SVIDs of each trust domain, own and federated.
 type Bundles = map[spiffeid.TrustDomain]*spiffebundle.Bundle
 

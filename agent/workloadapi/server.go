@@ -72,8 +72,6 @@ type Server struct {
 	services map[string]grpc.ServiceInfo
 }
 
-var _ Cache = session.Live{}
-
 // New gives a Server for cfg.
 func New(cfg Config) (*Server, error) {
 	if err := cfg.check(); err != nil {
