@@ -2,6 +2,7 @@ package agenttest
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"sync"
 	"testing"
@@ -146,19 +147,34 @@ func (s *subscription) Changed() <-chan struct{} {
 }
 
 func (s *subscription) Update(context.Context) (*cache.Update, error) {
-	s.cache.mu.Lock()
-	defer s.cache.mu.Unlock()
-	if s.cache.failure != nil {
-		return nil, s.cache.failure
+	return s.cache.state(s.selectors)
+}
+
+func (s *subscription) Bundles() (session.Bundles, error) { return s.cache.Bundles(s.selectors) }
+
+// Bundles gives all bundles to whoever is entitled to an identity.
+func (c *Cache) Bundles(selectors identity.Selectors) (session.Bundles, error) {
+	update, err := c.state(selectors)
+	if err != nil {
+		return nil, err
 	}
-	update := &cache.Update{Bundles: make(map[spiffeid.TrustDomain]*spiffebundle.Bundle, len(s.cache.bundles))}
-	for td, bundle := range s.cache.bundles {
-		update.Bundles[td] = bundle
+	return update.Bundles, nil
+}
+
+func (c *Cache) state(selectors identity.Selectors) (*cache.Update, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.failure != nil {
+		return nil, c.failure
 	}
-	for _, h := range s.cache.entries {
-		if s.selectors.Contains(h.selectors) {
+	update := &cache.Update{Bundles: maps.Clone(c.bundles)}
+	for _, h := range c.entries {
+		if selectors.Contains(h.selectors) {
 			update.Identities = append(update.Identities, h.identity)
 		}
+	}
+	if len(update.Identities) == 0 {
+		return nil, session.NoIdentity()
 	}
 	return update, nil
 }

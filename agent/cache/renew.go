@@ -27,11 +27,11 @@ const (
 // batches of their own.
 func (c *Cache) renewing(ctx context.Context) {
 	for ctx.Err() == nil {
-		due, pause := c.due()
+		due, next := c.due()
 		for batch := range slices.Chunk(due, wire.MaxBatch) {
 			c.issue(ctx, batch)
 		}
-		wake, stop := c.clock.After(pause)
+		wake, stop := c.clock.At(next)
 		select {
 		case <-ctx.Done():
 		case <-c.kick:
@@ -41,8 +41,8 @@ func (c *Cache) renewing(ctx context.Context) {
 	}
 }
 
-// due begins what is due and gives how long nothing else will be.
-func (c *Cache) due() ([]*issuing, time.Duration) {
+// due begins what is due and gives when there is something next.
+func (c *Cache) due() ([]*issuing, time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := c.clock.Now()
@@ -63,7 +63,7 @@ func (c *Cache) due() ([]*issuing, time.Duration) {
 			next = at
 		}
 	}
-	return due, next.Sub(now)
+	return due, next
 }
 
 // anyHolder gives the attested process on whose behalf e is renewed.

@@ -188,7 +188,7 @@ func (i *Identity) Bootstrap(ctx context.Context, server Server) error {
 			return err
 		}
 		i.cfg.Log.Warn("the agent has no identity yet", "attempt", attempt, "error", err)
-		if err := i.wait(ctx, i.backOff(attempt)); err != nil {
+		if err := i.waitUntil(ctx, i.cfg.Clock.Now().Add(i.backOff(attempt))); err != nil {
 			return err
 		}
 	}
@@ -218,14 +218,18 @@ func passing(err error) bool {
 func (i *Identity) Run(ctx context.Context, server Server) error {
 	failures := 0
 	for {
-		pause := i.untilRenewal()
+		now := i.cfg.Clock.Now()
+		due := i.svid().renewAt
 		if failures > 0 {
-			pause = i.backOff(failures)
+			due = now.Add(i.backOff(failures))
 		}
-		if i.wait(ctx, min(pause, lookAgain)) != nil {
+		if look := now.Add(lookAgain); look.Before(due) {
+			due = look
+		}
+		if i.waitUntil(ctx, due) != nil {
 			return nil
 		}
-		if failures == 0 && i.untilRenewal() > 0 {
+		if i.cfg.Clock.Now().Before(i.svid().renewAt) {
 			continue
 		}
 		if err := i.renewOrAttest(ctx, server); err != nil {
@@ -244,10 +248,6 @@ const (
 	firstBackOff = time.Second
 	maxBackOff   = 30 * time.Second
 )
-
-func (i *Identity) untilRenewal() time.Duration {
-	return i.svid().renewAt.Sub(i.cfg.Clock.Now())
-}
 
 func (i *Identity) report(err error, failures int) {
 	s := i.svid()
@@ -268,8 +268,8 @@ func (i *Identity) backOff(failures int) time.Duration {
 	return pause/2 + time.Duration(i.cfg.Jitter()*float64(pause/2))
 }
 
-func (i *Identity) wait(ctx context.Context, d time.Duration) error {
-	wake, stop := i.cfg.Clock.After(d)
+func (i *Identity) waitUntil(ctx context.Context, at time.Time) error {
+	wake, stop := i.cfg.Clock.At(at)
 	defer stop()
 	select {
 	case <-ctx.Done():

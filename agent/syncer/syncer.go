@@ -124,7 +124,7 @@ func (s *Syncer) pause(ctx context.Context, failures int) {
 	if doublings := failures - 1; doublings < 16 {
 		d = min(maxBackOff, firstBackOff<<doublings)
 	}
-	wake, stop := s.cfg.Clock.After(d/2 + time.Duration(s.cfg.Jitter()*float64(d/2)))
+	wake, stop := s.cfg.Clock.At(s.cfg.Clock.Now().Add(d/2 + time.Duration(s.cfg.Jitter()*float64(d/2))))
 	defer stop()
 	select {
 	case <-ctx.Done():

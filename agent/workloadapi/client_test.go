@@ -52,7 +52,12 @@ func startWith(t testing.TB, options agenttest.Options, ids ...spiffeid.ID) *age
 
 func dial(t testing.TB, agent *agenttest.Agent) *grpc.ClientConn {
 	t.Helper()
-	conn, err := grpc.NewClient(agent.Addr(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	return dialSocket(t, agent.Addr())
+}
+
+func dialSocket(t testing.TB, addr string) *grpc.ClientConn {
+	t.Helper()
+	conn, err := grpc.NewClient(addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatalf("dial: %v", err)
 	}

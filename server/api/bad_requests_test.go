@@ -49,6 +49,12 @@ func TestBadRequests(t *testing.T) {
 	if after := w.dump(); after != before {
 		t.Errorf("the store changed:\nbefore\n%s\nafter\n%s", before, after)
 	}
+	w.stop()
+	for _, c := range cases { // T-45
+		if c.from.token != "" && strings.Contains(w.log.String(), c.from.token) {
+			t.Errorf("%s: the log holds the token", c.name)
+		}
+	}
 	compareGolden(t, madeIDs().ReplaceAllString(got.String(), "<id>"))
 }
 
