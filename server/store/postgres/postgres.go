@@ -170,7 +170,7 @@ func listener(cfg *pgx.ConnConfig) func(context.Context, func(string)) error {
 		if err != nil {
 			return err
 		}
-		defer conn.Close(context.WithoutCancel(ctx))
+		defer hangUp(conn)
 		if _, err := conn.Exec(ctx, `LISTEN `+channel); err != nil {
 			return err
 		}
@@ -183,6 +183,12 @@ func listener(cfg *pgx.ConnConfig) func(context.Context, func(string)) error {
 			heard(n.Payload)
 		}
 	}
+}
+
+func hangUp(conn *pgx.Conn) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = conn.Close(ctx) // it may be lost already
 }
 
 // oneLine prints a driver's error, which may have several lines, as one.

@@ -37,6 +37,7 @@ func benchCreateEntryParallel(b *testing.B, s store.Store) {
 	var i atomic.Int64
 	b.ReportAllocs()
 	b.SetParallelism(16)
+	b.ResetTimer()
 	b.RunParallel(func(p *testing.PB) {
 		for p.Next() {
 			if _, err := s.CreateEntry(b.Context(), newEntry("a", fmt.Sprintf("e%d", i.Add(1))), event("entry.create")); err != nil {

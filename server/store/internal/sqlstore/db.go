@@ -53,7 +53,7 @@ type DB struct {
 	running sync.WaitGroup
 }
 
-// hooks let a test stand between two steps of a mutation.
+// hooks let a test stand between two steps of a write.
 type hooks struct {
 	number       func(ctx context.Context, t *tx, tenant string, c count) (counters, error)
 	beforeCommit func(scope Scope) error

@@ -5,7 +5,7 @@ import (
 	"fmt"
 )
 
-// BeforeCommit has f run at the end of each mutation's transaction; an error rolls it back.
+// BeforeCommit has f run at the end of each write's transaction; an error rolls it back.
 func (db *DB) BeforeCommit(f func() error) {
 	db.hooks.beforeCommit = func(Scope) error { return f() }
 }

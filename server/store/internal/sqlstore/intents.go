@@ -201,10 +201,10 @@ func (b *intentBatch) authorize(ctx context.Context, t *tx) error {
 func (b *intentBatch) refuse(in store.Intent, grants map[string]grant) error {
 	g, ok := grants[in.EntryID]
 	switch {
-	case !ok, g.parent != "" && g.parent != b.node:
+	case !ok || (g.parent != "" && g.parent != b.node):
 		return identity.Errorf(identity.Denied, "the node has no entry %q", identity.Clip(in.EntryID))
 	case g.revision != in.EntryRevision:
-		return identity.Errorf(identity.Denied, "entry %q is at revision %d, not %d; sync first", in.EntryID, g.revision, in.EntryRevision)
+		return identity.Errorf(identity.Denied, "entry %q is no longer at revision %d; sync first", in.EntryID, in.EntryRevision)
 	case g.spiffeID != in.SPIFFEID.String():
 		return identity.Errorf(identity.Denied, "entry %q is not for that SPIFFE ID", in.EntryID)
 	}

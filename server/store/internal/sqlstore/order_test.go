@@ -1,10 +1,12 @@
 package sqlstore_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -167,98 +169,143 @@ func connect(t *testing.T, dsn string) *pgx.Conn {
 // TestFailedCommit fails transactions at their end: nothing of them stays, the
 // callers hear of it, and the next mutation gets the next revision.
 func TestFailedCommit(t *testing.T) {
-	for name, s := range map[string]*sqlstore.DB{
-		"sqlite":   openSQLite(t),
-		"postgres": openPostgres(t, stage.Postgres(t).NewDatabase(t)),
+	bothStores(t, func(t *testing.T, s *sqlstore.DB) {
+		node := identity.Node{ID: spiffeid.RequireFromString("spiffe://a.example/agent/one"), Tenant: tenant, Serial: "01",
+			SPKI: []byte("key"), ExpiresAt: time.Now().Add(time.Hour)}
+		token := store.JoinToken{ID: "t1", Tenant: tenant, Hash: []byte("hash"), ExpiresAt: node.ExpiresAt}
+		if err := s.CreateJoinToken(t.Context(), token, audit.Event{}); err != nil {
+			t.Fatal(err)
+		}
+		s.BeforeCommit(func() error { return errors.New("the disk is full") })
+		if code := identity.CodeOf(create(t, s, "e1")); code != identity.Internal {
+			t.Fatalf("code %q of a commit that failed; want internal", code)
+		}
+		if s.AttestNode(t.Context(), node, token.Hash, time.Now(), audit.Event{}) == nil {
+			t.Fatal("attested although the commit failed")
+		}
+		s.BeforeCommit(func() error { return nil })
+		t.Run("T-04/refused", func(t *testing.T) {
+			if _, err := s.JoinTokenByHash(t.Context(), token.Hash); err != nil {
+				t.Fatalf("the token is burnt: %v", err)
+			}
+			if _, err := s.Node(t.Context(), tenant, node.ID.String()); identity.CodeOf(err) != identity.NotFound {
+				t.Fatalf("a node stays: %v", err)
+			}
+		})
+		t.Run("T-04/twin", func(t *testing.T) {
+			if err := s.AttestNode(t.Context(), node, token.Hash, time.Now(), audit.Event{}); err != nil {
+				t.Fatal(err)
+			}
+		})
+		if err := create(t, s, "e1"); err != nil {
+			t.Fatal(err)
+		}
+		if got := fmt.Sprint(revisions(t, s)); got != "[1 1 2 3]" {
+			t.Fatalf("revisions %s; want no gap", got)
+		}
+	})
+}
+
+// bothStores runs a test on a new SQLite and a new PostgreSQL database that has the tenant.
+func bothStores(t *testing.T, test func(t *testing.T, s *sqlstore.DB)) {
+	for name, open := range map[string]func(t *testing.T) *sqlstore.DB{
+		"sqlite":   openSQLite,
+		"postgres": func(t *testing.T) *sqlstore.DB { return openPostgres(t, stage.Postgres(t).NewDatabase(t)) },
 	} {
 		t.Run(name, func(t *testing.T) {
+			s := open(t)
 			addTenant(t, s)
-			node := identity.Node{ID: spiffeid.RequireFromString("spiffe://a.example/agent/one"), Tenant: tenant, Serial: "01",
-				SPKI: []byte("key"), ExpiresAt: time.Now().Add(time.Hour)}
-			token := store.JoinToken{ID: "t1", Tenant: tenant, Hash: []byte("hash"), ExpiresAt: node.ExpiresAt}
-			if err := s.CreateJoinToken(t.Context(), token, audit.Event{}); err != nil {
-				t.Fatal(err)
-			}
-			s.BeforeCommit(func() error { return errors.New("the disk is full") })
-			if code := identity.CodeOf(create(t, s, "e1")); code != identity.Internal {
-				t.Fatalf("code %q of a commit that failed; want internal", code)
-			}
-			if s.AttestNode(t.Context(), node, token.Hash, time.Now(), audit.Event{}) == nil {
-				t.Fatal("attested although the commit failed")
-			}
-			s.BeforeCommit(func() error { return nil })
-			t.Run("T-04/refused", func(t *testing.T) {
-				if _, err := s.JoinTokenByHash(t.Context(), token.Hash); err != nil {
-					t.Fatalf("the token is burnt: %v", err)
-				}
-				if _, err := s.Node(t.Context(), tenant, node.ID.String()); identity.CodeOf(err) != identity.NotFound {
-					t.Fatalf("a node stays: %v", err)
-				}
-			})
-			t.Run("T-04/twin", func(t *testing.T) {
-				if err := s.AttestNode(t.Context(), node, token.Hash, time.Now(), audit.Event{}); err != nil {
-					t.Fatal(err)
-				}
-			})
-			if err := create(t, s, "e1"); err != nil {
-				t.Fatal(err)
-			}
-			if got := fmt.Sprint(revisions(t, s)); got != "[1 1 2 3]" {
-				t.Fatalf("revisions %s; want no gap", got)
-			}
+			test(t, s)
 		})
 	}
 }
 
-// TestSharedTransaction holds one mutation while others queue: those that are
-// refused or break the transaction do no harm to the rest.
-func TestSharedTransaction(t *testing.T) {
-	for name, s := range map[string]*sqlstore.DB{
-		"sqlite":   openSQLite(t),
-		"postgres": openPostgres(t, stage.Postgres(t).NewDatabase(t)),
-	} {
-		t.Run(name, func(t *testing.T) {
-			addTenant(t, s)
-			started, resume := make(chan struct{}, 100), make(chan struct{})
-			var commits int
-			s.BeforeCommit(func() error {
-				commits++
-				started <- struct{}{}
-				<-resume
-				return nil
-			})
-			answers := make(chan error, 100)
-			go func() { answers <- create(t, s, "first") }()
-			<-started
-			names := []string{"e1", "e2", "e1", "first", "e3"}
-			for _, name := range names {
-				go func() { answers <- create(t, s, name) }()
+// together holds one mutation until all the others queue behind it, so that
+// they share the next transaction. It gives their answers and the number of
+// transactions, the held one not counted.
+func together(t *testing.T, s *sqlstore.DB, others ...func() error) (answers []error, transactions int) {
+	t.Helper()
+	started, resume := make(chan struct{}, 100), make(chan struct{})
+	s.BeforeCommit(func() error {
+		transactions++
+		started <- struct{}{}
+		<-resume
+		return nil
+	})
+	held := make(chan error, 1)
+	go func() { held <- create(t, s, "held") }()
+	<-started
+	results := make([]chan error, len(others))
+	for i, other := range others {
+		results[i] = make(chan error, 1)
+		go func() { results[i] <- other() }()
+		stage.Eventually(t, 20*time.Second, func() error { // in this order
+			if n := s.Queued(); n != i+1 {
+				return fmt.Errorf("%d queued", n)
 			}
-			stage.Eventually(t, 20*time.Second, func() error {
-				if n := s.Queued(); n != len(names) {
-					return fmt.Errorf("%d queued", n)
-				}
-				return nil
-			})
-			close(resume)
-			var refused int
-			for range len(names) + 1 {
-				switch err := <-answers; identity.CodeOf(err) {
-				case "":
-				case identity.Conflict:
-					refused++
-				default:
-					t.Error(err)
-				}
-			}
-			if refused != 2 || commits != 2 {
-				t.Fatalf("%d refused in %d transactions; want 2 in 2", refused, commits)
-			}
-			if got := fmt.Sprint(revisions(t, s)); got != "[1 1 2 3 4 5]" {
-				t.Fatalf("revisions %s; want one for each entry and no gap", got)
-			}
+			return nil
 		})
 	}
+	close(resume)
+	if err := <-held; err != nil {
+		t.Fatal(err)
+	}
+	for _, result := range results {
+		answers = append(answers, <-result)
+	}
+	return answers, transactions - 1
+}
+
+func codes(errs []error) string {
+	var out []string
+	for _, err := range errs {
+		out = append(out, string(identity.CodeOf(err)))
+	}
+	return strings.Join(out, ",")
+}
+
+// TestSharedTransaction refuses some mutations of a shared transaction: the
+// others are done, and numbered without a gap.
+func TestSharedTransaction(t *testing.T) {
+	bothStores(t, func(t *testing.T, s *sqlstore.DB) {
+		entry := func(name string) func() error { return func() error { return create(t, s, name) } }
+		answers, transactions := together(t, s, entry("e1"), entry("e2"), entry("e1"), entry("held"), entry("e3"))
+		if got := codes(answers); got != ",,conflict,conflict," || transactions != 1 {
+			t.Fatalf("answers %q in %d transactions", got, transactions)
+		}
+		if got := fmt.Sprint(revisions(t, s)); got != "[1 1 2 3 4 5]" {
+			t.Fatalf("revisions %s; want one for each entry and no gap", got)
+		}
+	})
+}
+
+// TestSharedUpdate has two mutations of one transaction update an entry from
+// the same revision: only the first may.
+func TestSharedUpdate(t *testing.T) {
+	bothStores(t, func(t *testing.T, s *sqlstore.DB) {
+		if err := create(t, s, "e1"); err != nil {
+			t.Fatal(err)
+		}
+		e, err := s.Entry(t.Context(), tenant, "e1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		update := func(ttl time.Duration) func() error {
+			return func() error {
+				mine := e
+				mine.TTL = identity.Duration(ttl)
+				_, err := s.UpdateEntry(t.Context(), mine, e.Revision, audit.Event{})
+				return err
+			}
+		}
+		answers, transactions := together(t, s, update(time.Second), update(time.Minute))
+		if got := codes(answers); got != ",conflict" || transactions != 1 {
+			t.Fatalf("answers %q in %d transactions", got, transactions)
+		}
+		if e, err = s.Entry(t.Context(), tenant, "e1"); err != nil || e.TTL != identity.Duration(time.Second) || e.Revision != 4 {
+			t.Fatalf("entry %+v, error %v; want the first update, at revision 4", e, err)
+		}
+	})
 }
 
 // TestBrokenNeighbour has a mutation break a shared transaction, as PostgreSQL
@@ -266,36 +313,116 @@ func TestSharedTransaction(t *testing.T) {
 func TestBrokenNeighbour(t *testing.T) {
 	s := openPostgres(t, stage.Postgres(t).NewDatabase(t))
 	addTenant(t, s)
-	started, resume := make(chan struct{}, 100), make(chan struct{})
-	s.BeforeCommit(func() error {
-		started <- struct{}{}
-		<-resume
-		return nil
-	})
-	good, bad := make(chan error, 3), make(chan error, 1)
-	go func() { good <- create(t, s, "first") }()
-	<-started
-	go func() { good <- create(t, s, "e1") }()
-	go func() {
-		bad <- s.CreateAPIToken(t.Context(), store.APIToken{ID: "k", Tenant: tenant, Role: store.Viewer, Name: "\x00", Hash: []byte("h")}, audit.Event{})
-	}()
-	go func() { good <- create(t, s, "e2") }()
-	stage.Eventually(t, 20*time.Second, func() error {
-		if n := s.Queued(); n != 3 {
-			return fmt.Errorf("%d queued", n)
-		}
-		return nil
-	})
-	close(resume)
-	for range 3 {
-		if err := <-good; err != nil {
-			t.Error(err)
-		}
-	}
-	if code := identity.CodeOf(<-bad); code != identity.Invalid {
-		t.Errorf("code %q; want invalid", code)
+	answers, _ := together(t, s,
+		func() error { return create(t, s, "e1") },
+		func() error {
+			return s.CreateAPIToken(t.Context(), store.APIToken{ID: "k", Tenant: tenant, Role: store.Viewer, Name: "\x00", Hash: []byte("h")}, audit.Event{})
+		},
+		func() error { return create(t, s, "e2") })
+	if got := codes(answers); got != ",invalid," {
+		t.Fatalf("answers %q", got)
 	}
 	if got := fmt.Sprint(revisions(t, s)); got != "[1 1 2 3 4]" {
 		t.Fatalf("revisions %s; want no gap", got)
 	}
+}
+
+// TestGiveUp has a caller leave the queue: its mutation is not done.
+func TestGiveUp(t *testing.T) {
+	bothStores(t, func(t *testing.T, s *sqlstore.DB) {
+		ctx, cancel := context.WithCancel(t.Context())
+		left := make(chan struct{})
+		answers, _ := together(t, s,
+			func() error {
+				defer close(left)
+				return s.UpdateSettings(ctx, tenant, store.Settings{AnyNode: true}, audit.Event{})
+			},
+			func() error {
+				cancel()
+				<-left
+				return create(t, s, "e1")
+			})
+		if got := codes(answers); got != "unavailable," {
+			t.Fatalf("answers %q", got)
+		}
+		tn, err := s.Tenant(t.Context(), tenant)
+		if err != nil || tn.Settings.AnyNode || tn.Cursor.Revision != 3 {
+			t.Fatalf("tenant %+v, error %v; want no new settings, and revision 3", tn, err)
+		}
+	})
+}
+
+// TestDeleteDuringSign pauses one of the two just before its commit and lets
+// the other come: the serial is revoked, or the intent is Denied.
+func TestDeleteDuringSign(t *testing.T) {
+	db := stage.Postgres(t).NewDatabase(t)
+	signer, admin := openPostgres(t, db), openPostgres(t, db)
+	addTenant(t, signer)
+	now := time.Now()
+	node := identity.Node{ID: spiffeid.RequireFromString("spiffe://a.example/agent/one"), Tenant: tenant, Serial: "01",
+		SPKI: []byte("key"), ExpiresAt: now.Add(time.Hour)}
+	if err := signer.AttestNode(t.Context(), node, nil, now, audit.Event{}); err != nil {
+		t.Fatal(err)
+	}
+	record := func(name string) func() error {
+		if err := create(t, signer, name); err != nil {
+			t.Fatal(err)
+		}
+		e, err := signer.Entry(t.Context(), tenant, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return func() error {
+			_, errs, err := signer.RecordIntents(t.Context(), tenant, node.ID.String(), now, []store.Intent{{Kind: identity.X509,
+				Serial: name, EntryID: name, EntryRevision: e.Revision, SPIFFEID: e.SPIFFEID, ExpiresAt: now.Add(time.Hour)}})
+			return errors.Join(append(errs, err)...)
+		}
+	}
+	remove := func(name string) func() error {
+		return func() error { return admin.DeleteEntry(t.Context(), tenant, name, now, audit.Event{}) }
+	}
+	ban := func() error { return admin.BanNode(t.Context(), tenant, node.ID.String(), now, audit.Event{}) }
+	for _, c := range []struct {
+		name, serial string
+		first        *sqlstore.DB
+		do, then     func() error
+		denied       bool
+	}{
+		{name: "sign then delete", serial: "e1", first: signer, do: record("e1"), then: remove("e1")},
+		{name: "delete then sign", serial: "e2", first: admin, do: remove("e2"), then: record("e2"), denied: true},
+		{name: "sign then ban", serial: "e3", first: signer, do: record("e3"), then: ban},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			err := overtaken(t, db, c.first, c.do, c.then)
+			revoked, err2 := signer.Revoked(t.Context(), tenant, c.serial)
+			if err2 != nil {
+				t.Fatal(err2)
+			}
+			if denied := identity.CodeOf(err) == identity.Denied; denied != c.denied || revoked == denied {
+				t.Fatalf("denied %v (%v), revoked %v; want denied %v, else revoked", denied, err, revoked, c.denied)
+			}
+		})
+	}
+}
+
+// overtaken pauses do before its commit while then runs, and gives then's error.
+func overtaken(t *testing.T, db stage.Database, first *sqlstore.DB, do, then func() error) error {
+	t.Helper()
+	paused, resume := make(chan struct{}), make(chan struct{})
+	first.BeforeCommit(func() error {
+		close(paused)
+		<-resume
+		return nil
+	})
+	did, done := make(chan error, 1), make(chan error, 1)
+	go func() { did <- do() }()
+	<-paused
+	first.BeforeCommit(func() error { return nil })
+	go func() { done <- then() }()
+	settled(t, db, done)
+	close(resume)
+	if err := <-did; err != nil {
+		t.Fatal(err)
+	}
+	return <-done
 }
