@@ -209,6 +209,9 @@ type rig struct {
 	ended    chan struct{}
 	err      error
 	revision int64
+
+	stdout     io.Writer // where audit lines go without a file
+	auditQueue int       // 0 for the usual length
 }
 
 const secret = "sk-sample-0123456789abcdef"
@@ -256,7 +259,7 @@ func start(tb testing.TB, options ...option) *rig {
 func prepare(tb testing.TB, options ...option) *rig {
 	tb.Helper()
 	dir := tb.TempDir()
-	r := &rig{tb: tb, ca: newAuthority(tb, "td.test"), wl: newWorkloadAPI(tb), clock: &clock{}, log: &lockedBuffer{}}
+	r := &rig{tb: tb, ca: newAuthority(tb, "td.test"), wl: newWorkloadAPI(tb), clock: &clock{}, log: &lockedBuffer{}, stdout: io.Discard}
 	r.upstream = httptest.NewUnstartedServer(sampleupstream.New(sampleupstream.Config{
 		CredentialHeader: "Authorization", Credential: "Bearer " + secret,
 	}))
@@ -292,8 +295,11 @@ func (r *rig) run() {
 	r.tb.Helper()
 	tel, err := telemetry.New("proxy", r.log, slog.LevelDebug)
 	must(r.tb, err)
-	r.proxy, err = New(r.config, Deps{Telemetry: tel, Now: r.clock.now, Stdout: io.Discard})
+	r.proxy, err = New(r.config, Deps{Telemetry: tel, Now: r.clock.now, Stdout: r.stdout})
 	must(r.tb, err)
+	if r.auditQueue > 0 {
+		r.proxy.trail.sized(r.auditQueue)
+	}
 	addrs, err := r.proxy.Listen()
 	must(r.tb, err)
 	r.addr, r.metrics = addrs.Proxy.String(), "http://"+addrs.Metrics.String()
