@@ -98,6 +98,7 @@ func newWorldOn(t *testing.T, wrap func(store.Store) store.Store) *world {
 		stopped = true
 		cancel()
 		check(t, <-ended)
+		authority.Close()
 		check(t, w.store.Close())
 	}
 	t.Cleanup(w.stop)
