@@ -29,10 +29,10 @@ type Config struct {
 // Policies says where policies come from: exactly one of File and Server.
 type Policies struct {
 	File         string        `yaml:"file"`           // YAML or JSON, read again when it changes
-	Server       string        `yaml:"server"`         // https URL of icp-server
+	Server       string        `yaml:"server"`         // https URL of icp-server; the proxy shows its SVID there
 	ServerCAFile string        `yaml:"server_ca_file"` // PEM that vouches for it; empty means the system's roots
-	StateFile    string        `yaml:"state_file"`     // keeps the last set over a restart
-	MaxAge       time.Duration `yaml:"max_age"`        // how long the last set counts without word from the server
+	CacheFile    string        `yaml:"cache_file"`     // keeps the server's last set over a restart; empty for none
+	Lease        time.Duration `yaml:"lease"`          // how long a set counts without word from the server; then everything is denied
 }
 
 // EnvPrefix starts the environment variables that override the file.
@@ -47,7 +47,7 @@ func Defaults() Config {
 		ExpiryGrace:   5 * time.Second,
 		DrainTimeout:  20 * time.Second,
 		IdleTimeout:   30 * time.Second,
-		Policies:      Policies{MaxAge: time.Minute},
+		Policies:      Policies{Lease: time.Minute},
 	}
 }
 

@@ -1,8 +1,6 @@
 package proxy
 
 import (
-	"maps"
-
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/authsec-ai/icp/identity"
@@ -15,44 +13,44 @@ type revocations map[revokedKey]struct{}
 
 type revokedKey struct{ id, serial string }
 
+// sink takes what the source of policies delivers.
+type sink struct{ proxy *Proxy }
+
 // ApplyPolicies puts a set in force and cuts every running request that it no
 // longer allows. A set that can't be loaded leaves the old one in force.
-func (p *Proxy) ApplyPolicies(set policy.Set) error {
-	if err := p.engine.Load(set); err != nil {
-		p.log.Error("the policies can't be loaded; the old ones stay in force", "revision", set.Revision, "error", err)
+func (s sink) ApplyPolicies(set policy.Set) error {
+	if err := s.proxy.engine.Load(set); err != nil {
 		return err
 	}
-	p.peers.cutIf((*exchange).reconsider)
-	p.log.Info("policies in force", "revision", set.Revision, "count", len(set.Policies))
+	s.proxy.peers.cutIf((*exchange).reconsider)
 	return nil
 }
 
-// ExpirePolicies makes the proxy deny everything until the next ApplyPolicies:
-// the source has been out of reach for too long. Running requests are cut.
-func (p *Proxy) ExpirePolicies() {
-	p.engine.Expire()
-	p.peers.cutIf((*exchange).reconsider)
-	p.log.Error("the policies are out of date; everything is denied until the source answers")
+// Expire denies everything until the next ApplyPolicies, to running requests
+// too.
+func (s sink) Expire() {
+	s.proxy.engine.Expire()
+	s.proxy.peers.cutIf((*exchange).reconsider)
 }
 
 // ApplyRevocations replaces the set of revoked SVIDs and shuts every connection
 // of one, with what runs on it.
-func (p *Proxy) ApplyRevocations(list []identity.Revocation) error {
+func (s sink) ApplyRevocations(list []identity.Revocation) error {
 	set := make(revocations, len(list))
 	for _, r := range list {
 		if r.Kind == identity.X509 {
 			set[revokedKey{r.SPIFFEID, r.Serial}] = struct{}{}
 		}
 	}
-	if old := p.revocations.Swap(&set); old != nil && maps.Equal(*old, set) {
-		return nil
+	s.proxy.revocations.Store(&set)
+	s.proxy.peers.shutIf(s.proxy.revokedPeer)
+	return nil
+}
+
+func (p *Proxy) revokedPeer(caller *peer) *refusal {
+	if p.revoked(caller.svid.ID, caller.svid.Serial) {
+		return refuseRevoked()
 	}
-	p.peers.shutIf(func(caller *peer) *refusal {
-		if p.revoked(caller.svid.ID, caller.svid.Serial) {
-			return refuseRevoked()
-		}
-		return nil
-	})
 	return nil
 }
 

@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"github.com/authsec-ai/icp/proxy/credential"
-	"github.com/authsec-ai/icp/proxy/head"
 	"github.com/authsec-ai/icp/proxy/llm"
 	"github.com/authsec-ai/icp/proxy/upstream"
 )
@@ -74,20 +73,18 @@ func (x *exchange) setBody(req *http.Request) {
 		req.Body = http.NoBody
 	default:
 		req.ContentLength = x.r.ContentLength
-		req.Body = http.MaxBytesReader(x.w, x.r.Body, x.backend.MaxBodyBytes)
+		req.Body = http.MaxBytesReader(x.w, x.body, x.backend.MaxBodyBytes)
 	}
 }
 
 // fail ends an exchange that has no answer yet.
 func (x *exchange) fail(err error) {
-	var framing *head.Refusal
-	var large *http.MaxBytesError
-	cut := x.cutBy()
+	cut, body := x.cutBy(), x.refuseBody(err)
 	switch {
 	case cut != nil:
 		x.refuse(cut)
-	case errors.As(err, &framing), errors.As(err, &large):
-		x.refuse(refuseBody(err))
+	case body != nil:
+		x.refuse(body)
 	case x.r.Context().Err() != nil:
 		x.outcome, x.reason, x.end = outcomeFailed, endClient, endClient
 	default:
@@ -100,13 +97,13 @@ func upstreamProblem(err error) *refusal {
 	var network net.Error
 	switch {
 	case errors.Is(err, errNoSVID):
-		return failed(http.StatusServiceUnavailable, "no_svid", "the proxy has no valid identity of its own at the moment")
+		return failed(http.StatusServiceUnavailable, "no-svid", "the proxy has no valid identity of its own at the moment")
 	case errors.Is(err, upstream.ErrIdentity):
-		return failed(http.StatusBadGateway, "upstream_identity", "the upstream did not prove the SPIFFE ID of its route")
+		return failed(http.StatusBadGateway, "upstream-identity", "the upstream did not prove the SPIFFE ID of its route")
 	case errors.As(err, &network) && network.Timeout(), errors.Is(err, context.DeadlineExceeded):
-		return failed(http.StatusGatewayTimeout, "upstream_timeout", "the upstream did not answer in time")
+		return failed(http.StatusGatewayTimeout, "upstream-timeout", "the upstream did not answer in time")
 	}
-	return failed(http.StatusBadGateway, "upstream_unreachable", "the upstream can't be reached or broke off")
+	return failed(http.StatusBadGateway, "upstream-unreachable", "the upstream can't be reached or broke off")
 }
 
 // relay sends the upstream's answer to the caller.
@@ -118,7 +115,7 @@ func (x *exchange) relay(req *http.Request, resp *http.Response, secret string) 
 	case x.endpoint.Kind == llm.List && resp.StatusCode == http.StatusOK:
 		x.relayList(resp)
 		return
-	case secret != "" && resp.StatusCode >= 300:
+	case secret != "" && (resp.StatusCode >= 300 || resp.ContentLength >= 0 && resp.ContentLength <= peekBytes):
 		if !x.peek(resp) {
 			x.refuse(failed(http.StatusBadGateway, endEcho, "the upstream's answer was withheld: it contains the credential"))
 			return
@@ -132,11 +129,13 @@ func (x *exchange) relay(req *http.Request, resp *http.Response, secret string) 
 	x.copy(resp)
 }
 
-// peek reads the start of an answer ahead, to find the credential in it before
-// anything is sent.
+// peekBytes is how much of an answer may be read before it is sent on.
+const peekBytes = 64 << 10
+
+// peek reads the start of an answer that is no stream ahead, to find the
+// credential in it before anything is sent.
 func (x *exchange) peek(resp *http.Response) bool {
-	const ahead = 64 << 10
-	start, err := io.ReadAll(io.LimitReader(resp.Body, ahead))
+	start, err := io.ReadAll(io.LimitReader(resp.Body, peekBytes))
 	if errors.Is(err, credential.ErrEcho) {
 		return false
 	}

@@ -20,8 +20,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer p.handlers.Done()
 	x := p.newExchange(w, r, callerOf(r))
 	defer x.cancel(nil)
-	body := x.guardBody()
-	defer body.Close()
+	defer x.body.Close()
 
 	x.peer.begin(x)
 	if refusal := x.judge(); refusal != nil {
@@ -91,7 +90,7 @@ func (x *exchange) checkCaller() *refusal {
 // other that the caller may not use: which paths exist is nobody's business.
 func (x *exchange) match() *refusal {
 	if x.backend = x.proxy.table.Match(x.target.path); x.backend == nil {
-		return denied("no_route", "no policy allows it")
+		return denied("no-route", "no policy allows it")
 	}
 	x.question = policy.Request{
 		Subject: x.peer.svid.ID, Service: x.backend.Service, Method: x.r.Method, Path: x.target.path,
@@ -107,7 +106,7 @@ func (x *exchange) describe() *refusal {
 	}
 	x.endpoint = llm.Match(x.r.Method, x.backend.Rest(x.target.path))
 	if x.endpoint.Kind == llm.Unknown {
-		return denied("unknown_llm_endpoint", "the proxy can't tell the model of a request to this endpoint")
+		return denied("unknown-llm-endpoint", "the proxy can't tell the model of a request to this endpoint")
 	}
 	x.question.Model = x.endpoint.Model
 	if x.endpoint.Kind != llm.Inference {
@@ -130,24 +129,31 @@ func (x *exchange) readBody() *refusal {
 	if x.r.ContentLength > x.backend.MaxBodyBytes {
 		return refuseTooLarge()
 	}
-	x.raw, err = io.ReadAll(http.MaxBytesReader(x.w, x.r.Body, x.backend.MaxBodyBytes))
+	x.raw, err = io.ReadAll(http.MaxBytesReader(x.w, x.body, x.backend.MaxBodyBytes))
+	if refusal := x.refuseBody(err); refusal != nil {
+		return refusal
+	}
 	if err != nil {
-		return refuseBody(err)
+		return refuseUnread()
 	}
 	return nil
 }
 
-// refuseBody says why a body could not be read.
-func refuseBody(err error) *refusal {
-	var framing *head.Refusal
+// refuseBody says why the body could not be read, nil if it is no fault of the
+// body.
+func (x *exchange) refuseBody(err error) *refusal {
 	var large *http.MaxBytesError
-	switch {
-	case errors.As(err, &framing):
+	switch framing := x.peer.bodyRefusal(); {
+	case framing != nil:
 		return malformed(framing.Reason, "the request body is malformed: "+framing.Reason)
 	case errors.As(err, &large):
 		return refuseTooLarge()
 	}
-	r := malformed("body_unread", "the request body did not arrive in time")
+	return nil
+}
+
+func refuseUnread() *refusal {
+	r := malformed("body-unread", "the request body did not arrive in time")
 	r.status = http.StatusRequestTimeout
 	return r
 }
@@ -176,7 +182,7 @@ func (x *exchange) limit() *refusal {
 func (x *exchange) record() *refusal {
 	if x.backend.Audit == upstream.AuditRequired {
 		if x.reserved = x.proxy.trail.reserve(x.ctx); !x.reserved {
-			return failed(http.StatusServiceUnavailable, "audit_unavailable", "the decision can't be recorded, and this service requires it")
+			return failed(http.StatusServiceUnavailable, "audit-unavailable", "the decision can't be recorded, and this service requires it")
 		}
 	}
 	return nil

@@ -204,13 +204,13 @@ func handshakeReason(err error) string {
 	case svid.ReasonOf(err) != "":
 		return string(svid.ReasonOf(err))
 	case errors.Is(err, errNoSVID):
-		return "no_svid"
+		return "no-svid"
 	case errors.As(err, &notTLS):
-		return "not_tls"
+		return "not-tls"
 	case errors.Is(err, context.DeadlineExceeded):
-		return "handshake_timeout"
+		return "handshake-timeout"
 	case errors.Is(err, io.EOF), errors.Is(err, context.Canceled):
-		return "client_left"
+		return "client-left"
 	}
 	return tlsReason(err)
 }
@@ -219,16 +219,17 @@ func handshakeReason(err error) string {
 func tlsReason(err error) string {
 	text := err.Error()
 	for _, known := range []struct{ part, reason string }{
-		{"didn't provide a certificate", "no_client_certificate"},
-		{"failed to parse client certificate", "malformed_certificate"},
-		{"RSA key larger", "unsupported_key"},
-		{"unsupported public key", "unsupported_key"},
-		{"by the client certificate", "no_key_proof"},
-		{"invalid signature algorithm", "no_key_proof"},
-		{"unsupported versions", "tls_version"},
+		{"didn't provide a certificate", "no-client-certificate"},
+		{"failed to parse client certificate", "malformed-certificate"},
+		{"exceeds maximum of", "too-large"},
+		{"RSA key larger", "unsupported-key"},
+		{"unsupported public key", "unsupported-key"},
+		{"by the client certificate", "no-key-proof"},
+		{"invalid signature algorithm", "no-key-proof"},
+		{"unsupported versions", "tls-version"},
 		{"unsupported application protocols", "alpn"},
-		{"no cipher suite", "cipher_suite"},
-		{"remote error", "client_alert"},
+		{"no cipher suite", "cipher-suite"},
+		{"remote error", "client-alert"},
 	} {
 		if strings.Contains(text, known.part) {
 			return known.reason

@@ -36,6 +36,14 @@ func peerOf(conn net.Conn) *peer {
 	return conn.(*tls.Conn).NetConn().(*peer)
 }
 
+// bodyRefusal gives why the framing of the body being read was refused.
+func (p *peer) bodyRefusal() *head.Refusal {
+	if p.head == nil {
+		return nil
+	}
+	return p.head.BodyRefusal()
+}
+
 // Close closes the connection and forgets it.
 func (p *peer) Close() error {
 	p.all.remove(p)

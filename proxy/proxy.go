@@ -38,6 +38,7 @@ type Proxy struct {
 
 	self        *self
 	engine      *policy.Engine
+	policies    policySource
 	revocations atomic.Pointer[revocations]
 	table       *upstream.Table
 	stripper    stripper
@@ -67,6 +68,9 @@ func New(config Config, deps Deps) (*Proxy, error) {
 	if p.table, err = upstream.NewTable(config.Routes, p.self, deps.Now); err != nil {
 		return nil, fmt.Errorf("proxy configuration: %w", err)
 	}
+	if p.policies, err = newPolicySource(config.Policies, p.self, p.log); err != nil {
+		return nil, fmt.Errorf("proxy configuration: %w", err)
+	}
 	p.stripper = newStripper(p.table.Secrets())
 	if p.metrics, err = newMetrics(deps.Telemetry.Meter, p.gauges()); err != nil {
 		return nil, fmt.Errorf("set up the proxy's metrics: %w", err)
@@ -75,7 +79,7 @@ func New(config Config, deps Deps) (*Proxy, error) {
 		return nil, err
 	}
 	deps.Telemetry.AddCheck("svid", p.self.ready)
-	deps.Telemetry.AddCheck("policies", p.policiesReady)
+	deps.Telemetry.AddCheck("policies", func(ctx context.Context) error { return p.policies.State().Check(ctx) })
 	return p, nil
 }
 
@@ -95,13 +99,6 @@ func (p *Proxy) gauges() gauges {
 			return current.notAfter.Sub(p.now()).Seconds()
 		},
 	}
-}
-
-func (p *Proxy) policiesReady(context.Context) error {
-	if p.engine.Generation() == 0 {
-		return errors.New("no policies have been loaded")
-	}
-	return nil
 }
 
 // Addrs are the addresses that a Proxy listens on.
@@ -142,7 +139,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	defer stop()
 	group, failed := errgroup.WithContext(background)
 	group.Go(func() error { return p.self.run(failed, p.config.WorkloadAPI) })
-	group.Go(func() error { return p.followPolicies(failed) })
+	group.Go(func() error { return p.policies.Run(failed, sink{p}) })
 	group.Go(func() error { return p.serveMetrics(failed) })
 	group.Go(func() error { return p.trail.run() })
 	group.Go(func() error {
@@ -207,7 +204,7 @@ func (p *Proxy) drain(server *http.Server) {
 	ctx, cancel := context.WithTimeout(context.Background(), p.config.DrainTimeout)
 	defer cancel()
 	_ = server.Shutdown(ctx) // what is left is cut next
-	left := failed(http.StatusServiceUnavailable, "shutting_down", "the proxy is shutting down")
+	left := failed(http.StatusServiceUnavailable, "shutting-down", "the proxy is shutting down")
 	p.peers.shutIf(func(*peer) *refusal { return left })
 	_ = server.Close()
 	p.handlers.Wait()
@@ -225,11 +222,5 @@ func (p *Proxy) serveMetrics(ctx context.Context) error {
 	if err := server.Serve(p.metricsListener); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve health and metrics: %w", err)
 	}
-	return nil
-}
-
-// followPolicies keeps the policies current until ctx ends.
-func (p *Proxy) followPolicies(ctx context.Context) error {
-	<-ctx.Done()
 	return nil
 }

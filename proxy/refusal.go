@@ -46,21 +46,21 @@ func failed(status int, reason, detail string) *refusal {
 }
 
 func refuseExpired() *refusal {
-	return denied("svid_expired", "the caller's SVID has expired; connect again with a current one")
+	return denied("svid-expired", "the caller's SVID has expired; connect again with a current one")
 }
 
 func refuseRevoked() *refusal {
-	return denied("svid_revoked", "the caller's SVID has been revoked")
+	return denied("svid-revoked", "the caller's SVID has been revoked")
 }
 
 func refuseUntrusted() *refusal {
-	return denied("svid_untrusted", "the caller's SVID is no longer vouched for by a trust bundle")
+	return denied("svid-untrusted", "the caller's SVID is no longer vouched for by a trust bundle")
 }
 
 func refusePolicy(d policy.Decision) *refusal { return denied("policy", d.Reason) }
 
 func refuseMethod() *refusal {
-	r := malformed("method_not_allowed", "use an HTTP method in capitals other than TRACE and CONNECT")
+	r := malformed("method-not-allowed", "use an HTTP method in capitals other than TRACE and CONNECT")
 	r.status = http.StatusMethodNotAllowed
 	return r
 }
@@ -76,13 +76,13 @@ func refuseLLM(err error) *refusal {
 }
 
 func refuseTooLarge() *refusal {
-	r := malformed("body_too_large", "the request body is over this route's limit")
+	r := malformed("body-too-large", "the request body is over this route's limit")
 	r.status = http.StatusRequestEntityTooLarge
 	return r
 }
 
 func refuseRate(wait time.Duration) *refusal {
-	r := denied("rate_limited", "the policy's requests per minute are used up")
+	r := denied("rate-limited", "the policy's requests per minute are used up")
 	r.status, r.wait = http.StatusTooManyRequests, wait
 	return r
 }

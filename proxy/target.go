@@ -28,7 +28,7 @@ func parseTarget(raw string) (target, *refusal) {
 	raw = originForm(raw)
 	path, query, question := strings.Cut(raw, "?")
 	if bad := checkPath(path); bad != "" {
-		return target{}, malformed("path_not_canonical", bad)
+		return target{}, malformed("path-not-canonical", bad)
 	}
 	if refusal := checkQuery(query); refusal != nil {
 		return target{}, refusal
@@ -83,16 +83,16 @@ func pathByte(c byte) bool {
 
 func checkQuery(query string) *refusal {
 	if len(query) > maxQueryBytes || strings.Count(query, "&") >= maxQueryPairs {
-		return malformed("malformed_query", "the query is too long")
+		return malformed("malformed-query", "the query is too long")
 	}
 	for i := 0; i < len(query); i++ {
 		switch c := query[i]; {
 		case c == '%':
 			if i+2 >= len(query) || !hexDigit(query[i+1]) || !hexDigit(query[i+2]) {
-				return malformed("malformed_query", "the query has a bad percent-encoding")
+				return malformed("malformed-query", "the query has a bad percent-encoding")
 			}
 		case c <= ' ' || c >= 0x7f || c == ';' || c == '#' || c == '\\':
-			return malformed("malformed_query", "the query has a ';', '#', '\\' or a character that must be percent-encoded")
+			return malformed("malformed-query", "the query has a ';', '#', '\\' or a character that must be percent-encoded")
 		}
 	}
 	return nil
@@ -115,14 +115,14 @@ func checkMethod(method string) *refusal {
 // the handshake. serverName is empty if it named none, as with an IP address.
 func checkHost(r *http.Request, serverName string) *refusal {
 	if _, beside := r.Header["Host"]; beside {
-		return malformed("repeated_host", "send :authority or Host, not both")
+		return malformed("repeated-host", "send :authority or Host, not both")
 	}
 	host, ok := hostname(r.Host)
 	if !ok {
-		return malformed("malformed_host", "Host must be a lower-case name or an address, with or without a port")
+		return malformed("malformed-host", "Host must be a lower-case name or an address, with or without a port")
 	}
 	if serverName != "" && host != strings.TrimSuffix(strings.ToLower(serverName), ".") {
-		misdirected := malformed("host_is_not_server_name", "Host differs from the server name of the TLS handshake")
+		misdirected := malformed("host-is-not-server-name", "Host differs from the server name of the TLS handshake")
 		misdirected.status = http.StatusMisdirectedRequest
 		return misdirected
 	}

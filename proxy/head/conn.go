@@ -7,13 +7,15 @@ import (
 	"net/http"
 	"strings"
 	"sync/atomic"
+	"time"
 )
 
 // Conn is a connection that lets through well-framed HTTP/1 requests only. One
 // goroutine at a time may read it, as http.Server does.
 type Conn struct {
 	net.Conn
-	refusal  atomic.Pointer[Refusal]
+	refusal  atomic.Pointer[Refusal] // of a head
+	broken   atomic.Pointer[Refusal] // of a body
 	upgraded atomic.Bool
 
 	buf     []byte // read, not yet delivered
@@ -43,6 +45,10 @@ func NewConn(c net.Conn) *Conn { return &Conn{Conn: c} }
 // request with the method Stand.
 func (c *Conn) Refusal() *Refusal { return c.refusal.Load() }
 
+// BodyRefusal gives why the body being read was refused; nil while it was not.
+// net/http does not always pass on the error that Read gave.
+func (c *Conn) BodyRefusal() *Refusal { return c.broken.Load() }
+
 // Upgraded ends the check: what follows is another protocol. Call it after the
 // connection is taken over from http.Server.
 func (c *Conn) Upgraded() { c.upgraded.Store(true) }
@@ -52,7 +58,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	for c.ready == 0 {
+	for c.advance(); c.ready == 0; c.advance() {
 		if c.err != nil {
 			return 0, c.err
 		}
@@ -62,11 +68,29 @@ func (c *Conn) Read(p []byte) (int, error) {
 		if err := c.fill(); err != nil {
 			return 0, err
 		}
-		c.advance()
 	}
 	n := copy(p, c.buf[:c.ready])
 	c.deliver(n)
 	return n, nil
+}
+
+// Close closes the connection. After a refusal it first takes in for a moment
+// what the client is still sending: closing over unread bytes resets the
+// connection, and the client would lose the answer.
+func (c *Conn) Close() error {
+	if c.Refusal() != nil || c.BodyRefusal() != nil {
+		c.linger()
+	}
+	return c.Conn.Close()
+}
+
+func (c *Conn) linger() {
+	const most, patience = 1 << 20, 500 * time.Millisecond
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		_ = half.CloseWrite() // the connection is closed next, whatever comes of it
+	}
+	_ = c.Conn.SetReadDeadline(time.Now().Add(patience))
+	_, _ = io.CopyN(io.Discard, c.Conn, most)
 }
 
 // direct reports whether the next bytes need no check.
@@ -111,9 +135,10 @@ func (c *Conn) deliver(n int) {
 	c.scanned = max(c.scanned-n, 0)
 }
 
-// advance checks as much of buf as it can.
+// advance checks as much of buf as it can, up to the end of the request: what
+// is wrong with the next one must not disturb the answer to this one.
 func (c *Conn) advance() {
-	for c.err == nil && c.ready < len(c.buf) {
+	for c.err == nil && c.ready < len(c.buf) && !c.whole() {
 		if c.upgraded.Load() {
 			c.ready = len(c.buf)
 			return
@@ -123,6 +148,9 @@ func (c *Conn) advance() {
 		}
 	}
 }
+
+// whole reports whether what is ready reaches the end of a request.
+func (c *Conn) whole() bool { return c.ready > 0 && c.step == inHead }
 
 // one checks the next element of rest; false means that it needs more bytes.
 func (c *Conn) one(rest []byte) bool {
@@ -155,7 +183,7 @@ func (c *Conn) take(n int64) {
 func (c *Conn) head(rest []byte) bool {
 	end, refusal := c.headEnd()
 	if refusal == nil && end < 0 && len(rest) > MaxBytes || end > c.ready+MaxBytes {
-		refusal = &Refusal{http.StatusRequestHeaderFieldsTooLarge, "header_too_large"}
+		refusal = &Refusal{http.StatusRequestHeaderFieldsTooLarge, "header-too-large"}
 	}
 	if refusal == nil && end < 0 {
 		return false
@@ -185,11 +213,11 @@ func (c *Conn) headEnd() (int, *Refusal) {
 		}
 		at := c.scanned + i
 		if at == c.ready || c.buf[at-1] != '\r' {
-			return 0, refuse("bare_line_feed")
+			return 0, refuse("bare-line-feed")
 		}
 		c.scanned = at + 1
 		if at-1 == c.ready {
-			return 0, refuse("malformed_request_line") // an empty first line
+			return 0, refuse("malformed-request-line") // an empty first line
 		}
 		if c.buf[at-2] == '\n' {
 			return at + 1, nil
@@ -217,6 +245,7 @@ func (c *Conn) refuseHead(refusal *Refusal) {
 
 // refuseBody ends the body with an error.
 func (c *Conn) refuseBody(refusal *Refusal) {
+	c.broken.Store(refusal)
 	c.buf = c.buf[:c.ready]
 	c.err = refusal
 }
@@ -232,12 +261,12 @@ func (c *Conn) chunkSize(rest []byte) bool {
 		return false
 	}
 	if i < 2 || i > maxChunkSizeDigits+1 || rest[i-1] != '\r' {
-		c.refuseBody(refuse("malformed_chunk"))
+		c.refuseBody(refuse("malformed-chunk"))
 		return true
 	}
 	size, ok := parseChunkSize(rest[:i-1])
 	if !ok {
-		c.refuseBody(refuse("malformed_chunk"))
+		c.refuseBody(refuse("malformed-chunk"))
 		return true
 	}
 	c.ready += i + 1
@@ -270,9 +299,9 @@ func lower(c byte) byte {
 // lineEnd wants CR LF.
 func (c *Conn) lineEnd(rest []byte) bool {
 	if rest[0] != '\r' || len(rest) > 1 && rest[1] != '\n' {
-		reason := "malformed_chunk"
+		reason := "malformed-chunk"
 		if c.step == inLast {
-			reason = "trailer_fields"
+			reason = "trailer-fields"
 		}
 		c.refuseBody(refuse(reason))
 		return true

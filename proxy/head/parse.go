@@ -46,16 +46,16 @@ var crlf = []byte("\r\n")
 func checkRequestLine(line []byte) (target, version string, refusal *Refusal) {
 	parts := strings.Split(string(line), " ")
 	if len(parts) != 3 {
-		return "", "", refuse("malformed_request_line")
+		return "", "", refuse("malformed-request-line")
 	}
 	method, target, version := parts[0], parts[1], parts[2]
 	switch {
 	case !letters(method):
-		return "", "", refuse("malformed_method")
+		return "", "", refuse("malformed-method")
 	case version != "HTTP/1.1" && version != "HTTP/1.0":
-		return "", "", &Refusal{http.StatusHTTPVersionNotSupported, "unsupported_http_version"}
-	case target == "" || !visible(target):
-		return "", "", refuse("malformed_target")
+		return "", "", &Refusal{http.StatusHTTPVersionNotSupported, "unsupported-http-version"}
+	case !visible(target) || !escaped(target) || !routable(method, target):
+		return "", "", refuse("malformed-target")
 	}
 	return target, version, nil
 }
@@ -79,6 +79,30 @@ func visible(s string) bool {
 	return true
 }
 
+// escaped reports whether every '%' starts an escape.
+func escaped(s string) bool {
+	for {
+		_, after, found := strings.Cut(s, "%")
+		if !found {
+			return true
+		}
+		if len(after) < 2 || strings.Trim(after[:2], "0123456789abcdefABCDEF") != "" {
+			return false
+		}
+		s = after[2:]
+	}
+}
+
+// routable reports whether target has one of the forms of RFC 9112 section 3.2.
+func routable(method, target string) bool {
+	return strings.HasPrefix(target, "/") || strings.HasPrefix(target, "http://") || strings.HasPrefix(target, "https://") ||
+		method == http.MethodConnect && hostBytes(target) || method == http.MethodOptions && target == "*"
+}
+
+func hostBytes(s string) bool {
+	return s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._:[]") == ""
+}
+
 // checkFields judges the field lines (RFC 9112 section 5) up to the empty one.
 func checkFields(rest []byte) (fields, *Refusal) {
 	var seen fields
@@ -88,7 +112,7 @@ func checkFields(rest []byte) (fields, *Refusal) {
 			return seen, nil
 		}
 		if count == MaxFields {
-			return seen, &Refusal{http.StatusRequestHeaderFieldsTooLarge, "too_many_header_fields"}
+			return seen, &Refusal{http.StatusRequestHeaderFieldsTooLarge, "too-many-header-fields"}
 		}
 		if refusal := checkField(line, &seen); refusal != nil {
 			return seen, refusal
@@ -99,19 +123,23 @@ func checkFields(rest []byte) (fields, *Refusal) {
 
 func checkField(line []byte, seen *fields) *Refusal {
 	if line[0] == ' ' || line[0] == '\t' {
-		return refuse("folded_header_line")
+		return refuse("folded-header-line")
 	}
 	name, value, ok := bytes.Cut(line, []byte(":"))
 	if !ok || !token(name) {
-		return refuse("malformed_header_name")
+		return refuse("malformed-header-name")
 	}
 	if !fieldValue(value) {
-		return refuse("control_character_in_header")
+		return refuse("control-character-in-header")
 	}
 	text := strings.Trim(string(value), " \t")
 	switch strings.ToLower(string(name)) {
 	case "host":
 		seen.host, seen.hosts = text, seen.hosts+1
+	case "expect":
+		if !strings.EqualFold(text, "100-continue") {
+			return &Refusal{http.StatusExpectationFailed, "unknown-expectation"}
+		}
 	case "content-length":
 		seen.lengths = append(seen.lengths, text)
 	case "transfer-encoding":
@@ -144,15 +172,17 @@ func fieldValue(b []byte) bool {
 func checkHost(target string, seen fields) *Refusal {
 	switch {
 	case seen.hosts == 0 || seen.host == "":
-		return refuse("missing_host")
+		return refuse("missing-host")
 	case seen.hosts > 1:
-		return refuse("repeated_host")
+		return refuse("repeated-host")
+	case !hostBytes(seen.host):
+		return refuse("malformed-host")
 	}
 	_, after, absolute := strings.Cut(target, "://")
 	if absolute && !strings.HasPrefix(target, "/") {
 		authority, _, _ := strings.Cut(after, "/")
 		if authority != seen.host {
-			return &Refusal{http.StatusMisdirectedRequest, "target_is_not_host"}
+			return &Refusal{http.StatusMisdirectedRequest, "target-is-not-host"}
 		}
 	}
 	return nil
@@ -163,18 +193,18 @@ func checkHost(target string, seen fields) *Refusal {
 func bodyFraming(version string, seen fields) (framing, *Refusal) {
 	switch {
 	case len(seen.encoding) > 0 && len(seen.lengths) > 0:
-		return framing{}, refuse("content_length_and_transfer_encoding")
+		return framing{}, refuse("content-length-and-transfer-encoding")
 	case len(seen.encoding) > 0 && version == "HTTP/1.0":
-		return framing{}, refuse("transfer_encoding_in_http_1_0")
+		return framing{}, refuse("transfer-encoding-in-http-1-0")
 	case len(seen.encoding) > 1:
-		return framing{}, refuse("repeated_transfer_encoding")
+		return framing{}, refuse("repeated-transfer-encoding")
 	case len(seen.encoding) == 1:
 		if !strings.EqualFold(seen.encoding[0], "chunked") {
-			return framing{}, &Refusal{http.StatusNotImplemented, "unsupported_transfer_encoding"}
+			return framing{}, &Refusal{http.StatusNotImplemented, "unsupported-transfer-encoding"}
 		}
 		return framing{chunked: true}, nil
 	case len(seen.lengths) > 1:
-		return framing{}, refuse("repeated_content_length")
+		return framing{}, refuse("repeated-content-length")
 	case len(seen.lengths) == 1:
 		return contentLength(seen.lengths[0])
 	}
@@ -183,11 +213,11 @@ func bodyFraming(version string, seen fields) (framing, *Refusal) {
 
 func contentLength(text string) (framing, *Refusal) {
 	if text == "" || strings.Trim(text, "0123456789") != "" {
-		return framing{}, refuse("malformed_content_length")
+		return framing{}, refuse("malformed-content-length")
 	}
 	n, err := strconv.ParseInt(text, 10, 64)
 	if err != nil {
-		return framing{}, refuse("malformed_content_length")
+		return framing{}, refuse("malformed-content-length")
 	}
 	return framing{length: n}, nil
 }

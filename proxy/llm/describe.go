@@ -97,7 +97,7 @@ func ModelOf(e Endpoint, query string, header http.Header, raw []byte) (string, 
 		return "", err
 	}
 	if e.NeedBody && found.Model == "" {
-		return "", malformed("no_model", `the request body has no "model"`)
+		return "", malformed("no-model", `the request body has no "model"`)
 	}
 	named, err := queryModels(query)
 	if err != nil {
@@ -113,7 +113,7 @@ func agree(names []string) (string, error) {
 		switch {
 		case name == "" || name == model:
 		case model != "":
-			return "", malformed("ambiguous_model", "the request names two models: "+quote(model)+" and "+quote(name))
+			return "", malformed("ambiguous-model", "the request names two models: "+quote(model)+" and "+quote(name))
 		default:
 			model = name
 		}
@@ -130,7 +130,7 @@ func queryModels(query string) ([]string, *Error) {
 		key, errKey := url.QueryUnescape(key)
 		value, errValue := url.QueryUnescape(value)
 		if errKey != nil || errValue != nil {
-			return nil, malformed("malformed_query", "the query has a bad percent-encoding")
+			return nil, malformed("malformed-query", "the query has a bad percent-encoding")
 		}
 		if !strings.EqualFold(key, "model") {
 			continue

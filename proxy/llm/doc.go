@@ -28,7 +28,7 @@ func malformed(reason, detail string) *Error {
 }
 
 func unsupported(detail string) *Error {
-	return &Error{http.StatusUnsupportedMediaType, "unsupported_media_type", detail}
+	return &Error{http.StatusUnsupportedMediaType, "unsupported-media-type", detail}
 }
 
 func quote(s string) string { return `"` + identity.Clip(s) + `"` }

@@ -44,7 +44,7 @@ func scan(raw []byte) (body, *Error) {
 	return found, nil
 }
 
-func notJSON(what string) *Error { return malformed("malformed_json", "the request body "+what) }
+func notJSON(what string) *Error { return malformed("malformed-json", "the request body "+what) }
 
 // scanner walks over data. Its methods report failure by false and leave pos
 // wherever it is.
@@ -84,10 +84,10 @@ func (s *scanner) top() (body, *Error) {
 			return body{}, err
 		}
 		if _, again := keys[key]; again {
-			return body{}, malformed("repeated_json_key", "the request body has the key "+quote(key)+" more than once")
+			return body{}, malformed("repeated-json-key", "the request body has the key "+quote(key)+" more than once")
 		}
 		if keys[key] = struct{}{}; len(keys) > maxKeys {
-			return body{}, malformed("malformed_json", "the request body has too many keys")
+			return body{}, malformed("malformed-json", "the request body has too many keys")
 		}
 		if err := s.member(key, &found); err != nil {
 			return body{}, err
@@ -154,11 +154,11 @@ func (s *scanner) member(key string, found *body) *Error {
 		return s.model(found)
 	}
 	if strings.EqualFold(key, "model") {
-		return malformed("ambiguous_model", `the request body has a key that is "model" in another case`)
+		return malformed("ambiguous-model", `the request body has a key that is "model" in another case`)
 	}
 	for _, choice := range choices {
 		if strings.EqualFold(key, choice) {
-			return malformed("ambiguous_model", "the request body names models in "+quote(key)+`; name one in "model"`)
+			return malformed("ambiguous-model", "the request body names models in "+quote(key)+`; name one in "model"`)
 		}
 	}
 	if !s.value(1) {
@@ -169,7 +169,7 @@ func (s *scanner) member(key string, found *body) *Error {
 
 func (s *scanner) model(found *body) *Error {
 	if s.peek() != '"' {
-		return malformed("malformed_model", `"model" must be text`)
+		return malformed("malformed-model", `"model" must be text`)
 	}
 	name, ok := s.text()
 	if !ok {
@@ -184,11 +184,11 @@ func (s *scanner) model(found *body) *Error {
 
 func checkModel(name string) *Error {
 	if name == "" || len(name) > maxModel {
-		return malformed("malformed_model", `"model" must have between 1 and 256 bytes`)
+		return malformed("malformed-model", `"model" must have between 1 and 256 bytes`)
 	}
 	for _, r := range name {
 		if r < ' ' || r == 0x7f || r == utf8.RuneError {
-			return malformed("malformed_model", `"model" has a character that no model name has`)
+			return malformed("malformed-model", `"model" has a character that no model name has`)
 		}
 	}
 	return nil

@@ -54,19 +54,28 @@ func tlsConfig(route Route, pin spiffeid.ID, self Identity, now func() time.Time
 	if !pin.IsZero() {
 		return pinned(pin, self, now), nil
 	}
-	config := &tls.Config{MinVersion: tls.VersionTLS12, Time: now}
-	if route.UpstreamCAFile == "" {
-		return config, nil
-	}
-	pem, err := os.ReadFile(route.UpstreamCAFile)
+	roots, err := Roots(route.UpstreamCAFile)
 	if err != nil {
-		return nil, fmt.Errorf("read upstream_ca_file: %w", err)
+		return nil, err
 	}
-	config.RootCAs = x509.NewCertPool()
-	if !config.RootCAs.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("upstream_ca_file %s holds no certificate", route.UpstreamCAFile)
+	return &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots}, nil
+}
+
+// Roots reads the certificates of a PEM file; nil, for the system's, if file is
+// empty.
+func Roots(file string) (*x509.CertPool, error) {
+	if file == "" {
+		return nil, nil
 	}
-	return config, nil
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("read the CA file: %w", err)
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("CA file %s holds no certificate", file)
+	}
+	return roots, nil
 }
 
 // pinned is mutual TLS in which only the holder of the ID pin is accepted.
