@@ -48,7 +48,7 @@ func (x *exchange) outgoing() (*http.Request, string, error) {
 		delete(header, "Accept-Encoding") // the answer has to be readable here
 	}
 	header[headerRequestID] = []string{x.id}
-	identify(header, self.id, x.peer.svid)
+	identify(header, self.id, x.peer)
 	secret := ""
 	if x.backend.Credential != nil {
 		var value string

@@ -177,7 +177,7 @@ func (l *listener) verify(p *peer, state tls.ConnectionState) error {
 	if err != nil {
 		return err
 	}
-	p.svid, p.chain = verified, chain
+	p.svid, p.chain, p.hash = verified, chain, leafHash(chain[0])
 	return nil
 }
 

@@ -19,6 +19,7 @@ type peer struct {
 	// Set in the handshake, before any request; then only read.
 	svid       *svid.X509
 	chain      [][]byte
+	hash       string // of the leaf
 	serverName string
 	head       *head.Conn // nil for HTTP/2
 
