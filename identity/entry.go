@@ -75,26 +75,35 @@ func (d Duration) MarshalJSON() ([]byte, error) { return json.Marshal(time.Durat
 
 // UnmarshalJSON reads text such as "90s" or a whole number of seconds.
 func (d *Duration) UnmarshalJSON(b []byte) error {
-	var seconds int64
-	if json.Unmarshal(b, &seconds) == nil {
-		if seconds > int64(maxDuration/time.Second) || seconds < -int64(maxDuration/time.Second) {
-			return Errorf(Invalid, "duration of %d seconds is out of range", seconds)
-		}
-		*d = Duration(time.Duration(seconds) * time.Second)
-		return nil
-	}
-	var text string
-	if json.Unmarshal(b, &text) != nil {
-		return Errorf(Invalid, `a duration is text such as "1h" or a whole number of seconds`)
-	}
-	parsed, err := time.ParseDuration(text)
+	parsed, err := readDuration(b)
 	if err != nil {
-		return Errorf(Invalid, `%q is not a duration; write for example "10m" or "1h30m"`, Clip(text))
+		return err
+	}
+	if parsed > maxDuration || parsed < -maxDuration {
+		return Errorf(Invalid, "duration %s is out of range", Clip(string(b)))
 	}
 	*d = Duration(parsed)
 	return nil
 }
 
+func readDuration(b []byte) (time.Duration, error) {
+	var seconds int64
+	if json.Unmarshal(b, &seconds) == nil {
+		limit := int64(maxDuration/time.Second) + 1 // before it is multiplied
+		return time.Duration(min(max(seconds, -limit), limit)) * time.Second, nil
+	}
+	var text string
+	if json.Unmarshal(b, &text) != nil {
+		return 0, Errorf(Invalid, `a duration is text such as "1h" or a whole number of seconds`)
+	}
+	parsed, err := time.ParseDuration(text)
+	if err != nil {
+		return 0, Errorf(Invalid, `%q is not a duration; write for example "10m" or "1h30m"`, Clip(text))
+	}
+	return parsed, nil
+}
+
+// maxDuration is the longest duration read, a hundred years.
 const maxDuration = 100 * 365 * 24 * time.Hour
 
 // Revocation names one credential that must no longer be accepted although it

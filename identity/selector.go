@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Selector is one attested fact about a process or a node: Type names the
@@ -30,8 +32,15 @@ func (s *Selector) UnmarshalText(b []byte) error {
 	return err
 }
 
-// labelled keys carry a name of their own before the value: pod-label:app:web.
-var labelled = []string{"pod-label", "pod-annotation", "label", "env", "ns-label", "node-label"}
+// isLabelled reports whether a key carries a name of its own before the value:
+// pod-label:app:web.
+func isLabelled(key string) bool {
+	switch key {
+	case "pod-label", "pod-annotation", "label", "env", "ns-label", "node-label":
+		return true
+	}
+	return false
+}
 
 // MaxSelectorBytes is the longest selector, type and value together.
 const MaxSelectorBytes = 1024
@@ -48,7 +57,7 @@ func ParseSelector(s string) (Selector, error) {
 
 func makeSelector(typ, rest, whole string) (Selector, error) {
 	key, value := cutKey(rest)
-	if slices.Contains(labelled, key) {
+	if isLabelled(key) {
 		name, labelValue := cutKey(value)
 		if name == "" {
 			return Selector{}, Errorf(Invalid, "selector %q names no %s", Clip(whole), key)
@@ -82,7 +91,7 @@ func (s Selector) check() error {
 		return Errorf(Invalid, "selector type %q must be lower-case letters, digits, '-' or '_'", Clip(s.Type))
 	}
 	for _, r := range s.Value {
-		if r < 0x20 || r == 0x7f || r == '\uFFFD' {
+		if unicode.IsControl(r) || r == utf8.RuneError {
 			return Errorf(Invalid, "selector %q has a control character or is not UTF-8", Clip(s.String()))
 		}
 	}
@@ -121,11 +130,14 @@ func (s Selectors) Contains(want Selectors) bool {
 }
 
 // UnmarshalJSON accepts every spelling in use: a list of strings, a list of
-// {"type","value"} objects, or an object {"type:key": "value"}.
+// {"type","value"} objects, or an object {"type:key": "value"}. As usual in
+// encoding/json, null changes nothing.
 func (s *Selectors) UnmarshalJSON(b []byte) error {
 	var list []Selector
 	var err error
 	switch trimmed := bytes.TrimSpace(b); {
+	case string(trimmed) == "null":
+		return nil
 	case bytes.HasPrefix(trimmed, []byte("[")):
 		list, err = parseSelectorList(trimmed)
 	case bytes.HasPrefix(trimmed, []byte("{")):
@@ -157,34 +169,71 @@ func parseSelectorList(b []byte) ([]Selector, error) {
 }
 
 func parseSelectorItem(item json.RawMessage) (Selector, error) {
-	var text string
-	if json.Unmarshal(item, &text) == nil {
-		return ParseSelector(text)
+	if bytes.HasPrefix(item, []byte("{")) {
+		return parseSelectorPair(item)
 	}
-	var pair struct{ Type, Value string }
-	dec := json.NewDecoder(bytes.NewReader(item))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&pair); err != nil {
+	var text *string
+	if err := json.Unmarshal(item, &text); err != nil || text == nil {
 		return Selector{}, Errorf(Invalid, `a selector in the list is neither text nor {"type": …, "value": …}`)
 	}
-	return ParseSelector(pair.Type + ":" + pair.Value)
+	return ParseSelector(*text)
+}
+
+// parseSelectorPair reads {"type": "unix", "value": "uid:1000"}: these two
+// members, spelled so, and nothing else.
+func parseSelectorPair(b []byte) (Selector, error) {
+	members, err := readTextObject(b)
+	if err != nil {
+		return Selector{}, err
+	}
+	typ, hasType := members["type"]
+	value, hasValue := members["value"]
+	if !hasType || !hasValue || len(members) != 2 {
+		return Selector{}, Errorf(Invalid, `a selector in the list is neither text nor {"type": …, "value": …}`)
+	}
+	return makeSelector(typ, value, typ+":"+value)
 }
 
 func parseSelectorMap(b []byte) ([]Selector, error) {
-	var m map[string]string
-	if err := json.Unmarshal(b, &m); err != nil {
-		return nil, Errorf(Invalid, "selectors given as an object must map text to text")
+	members, err := readTextObject(b)
+	if err != nil {
+		return nil, err
 	}
-	list := make([]Selector, 0, len(m))
-	for k, v := range m {
-		if v == "" {
-			return nil, Errorf(Invalid, "selector %q has an empty value", Clip(k))
+	list := make([]Selector, 0, len(members))
+	for key, value := range members {
+		if value == "" {
+			return nil, Errorf(Invalid, "selector %q has an empty value", Clip(key))
 		}
-		sel, err := ParseSelector(k + ":" + v)
+		sel, err := ParseSelector(key + ":" + value)
 		if err != nil {
 			return nil, err
 		}
 		list = append(list, sel)
 	}
 	return list, nil
+}
+
+// readTextObject reads a JSON object of text to text. A member that stands
+// there twice is an error, as a reader before us may have taken the other one.
+func readTextObject(b []byte) (map[string]string, error) {
+	notText := Errorf(Invalid, "selectors given as an object must map text to text")
+	dec := json.NewDecoder(bytes.NewReader(b))
+	if _, err := dec.Token(); err != nil { // the opening brace
+		return nil, notText
+	}
+	members := map[string]string{}
+	for dec.More() {
+		key, keyErr := dec.Token()
+		value, valueErr := dec.Token()
+		name, isName := key.(string)
+		text, isText := value.(string)
+		if keyErr != nil || valueErr != nil || !isName || !isText {
+			return nil, notText
+		}
+		if _, twice := members[name]; twice {
+			return nil, Errorf(Invalid, "selector %q is given twice", Clip(name))
+		}
+		members[name] = text
+	}
+	return members, nil
 }

@@ -80,6 +80,7 @@ func (c *delta) unsubscribe(names []string) {
 	for _, name := range names {
 		if name == wildcard {
 			c.all = false
+			maps.DeleteFunc(c.has, func(held, _ string) bool { return !c.names[held] })
 			continue
 		}
 		delete(c.names, name)

@@ -40,9 +40,12 @@ type Agent struct {
 
 // Options adjust Start.
 type Options struct {
-	Meter             metric.Meter // nil records nothing
+	Meter             metric.Meter     // nil records nothing
+	Now               func() time.Time // nil is the real clock
 	MaxRequestsPerUID int
 	SendTimeout       time.Duration
+	RefuseUnissued    bool // of SDS
+	PlainValidation   bool // of SDS
 }
 
 // Start serves an agent for the trust domain td until the test ends.
@@ -57,13 +60,16 @@ func Start(tb testing.TB, td string, options Options) *Agent {
 	if options.Meter == nil {
 		options.Meter = noop.Meter{}
 	}
+	if options.Now == nil {
+		options.Now = time.Now
+	}
 	log := slog.New(slog.NewJSONHandler(&a.log, nil))
 	api, err := workloadapi.New(workloadapi.Config{
-		Attestor:          counting{workload.Attestors{"unix": unix.New(func() bool { return false })}, &a.attestations},
+		Attestor:          counting{workload.Attestors{"unix": unix.New()}, &a.attestations},
 		Cache:             a.Cache,
 		Log:               log,
 		Meter:             options.Meter,
-		Now:               time.Now,
+		Now:               options.Now,
 		Guests:            []protoreflect.ServiceDescriptor{sds.Descriptor()},
 		MaxRequestsPerUID: options.MaxRequestsPerUID,
 		SendTimeout:       options.SendTimeout,
@@ -72,7 +78,11 @@ func Start(tb testing.TB, td string, options Options) *Agent {
 		tb.Fatalf("make the Workload API: %v", err)
 	}
 	secrets, err := sds.New(sds.Config{
-		Attestor: envoysds.Attestor{Sessions: api.Sessions()}, Log: log, Meter: options.Meter,
+		Attestor:        envoysds.Attestor{Sessions: api.Sessions()},
+		Log:             log,
+		Meter:           options.Meter,
+		RefuseUnissued:  options.RefuseUnissued,
+		PlainValidation: options.PlainValidation,
 	})
 	if err != nil {
 		tb.Fatalf("make the SDS: %v", err)

@@ -2,15 +2,19 @@ package agenttest
 
 import (
 	"context"
+	"errors"
+	"maps"
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/spiffe/go-spiffe/v2/bundle/spiffebundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/authsec-ai/icp/agent/cache"
 	"github.com/authsec-ai/icp/agent/session"
+	"github.com/authsec-ai/icp/e2e/stage"
 	"github.com/authsec-ai/icp/identity"
 )
 
@@ -33,6 +37,7 @@ type Cache struct {
 	entries []held
 	bundles map[spiffeid.TrustDomain]*spiffebundle.Bundle
 	changed chan struct{} // closed and replaced at each change
+	reads   int           // of the state
 }
 
 type held struct {
@@ -96,8 +101,25 @@ func (c *Cache) DeleteBundle(td spiffeid.TrustDomain) {
 	c.change(func() { delete(c.bundles, td) })
 }
 
-// Wake tells every watcher of a change that is none.
-func (c *Cache) Wake() { c.change(func() {}) }
+// Wake tells the watchers of a change that is none, and returns when one of
+// them has looked.
+func (c *Cache) Wake() {
+	c.tb.Helper()
+	before := c.countReads()
+	c.change(func() {})
+	stage.Eventually(c.tb, 20*time.Second, func() error {
+		if c.countReads() == before {
+			return errors.New("nobody has looked at the change")
+		}
+		return nil
+	})
+}
+
+func (c *Cache) countReads() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.reads
+}
 
 // SetReady says whether the first sync is done.
 func (c *Cache) SetReady(ready bool) { c.change(func() { c.unready = !ready }) }
@@ -146,19 +168,35 @@ func (s *subscription) Changed() <-chan struct{} {
 }
 
 func (s *subscription) Update(context.Context) (*cache.Update, error) {
-	s.cache.mu.Lock()
-	defer s.cache.mu.Unlock()
-	if s.cache.failure != nil {
-		return nil, s.cache.failure
+	return s.cache.state(s.selectors)
+}
+
+func (s *subscription) Bundles() (session.Bundles, error) { return s.cache.Bundles(s.selectors) }
+
+// Bundles gives all bundles to whoever is entitled to an identity.
+func (c *Cache) Bundles(selectors identity.Selectors) (session.Bundles, error) {
+	update, err := c.state(selectors)
+	if err != nil {
+		return nil, err
 	}
-	update := &cache.Update{Bundles: make(map[spiffeid.TrustDomain]*spiffebundle.Bundle, len(s.cache.bundles))}
-	for td, bundle := range s.cache.bundles {
-		update.Bundles[td] = bundle
+	return update.Bundles, nil
+}
+
+func (c *Cache) state(selectors identity.Selectors) (*cache.Update, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.reads++
+	if c.failure != nil {
+		return nil, c.failure
 	}
-	for _, h := range s.cache.entries {
-		if s.selectors.Contains(h.selectors) {
+	update := &cache.Update{Bundles: maps.Clone(c.bundles)}
+	for _, h := range c.entries {
+		if selectors.Contains(h.selectors) {
 			update.Identities = append(update.Identities, h.identity)
 		}
+	}
+	if len(update.Identities) == 0 {
+		return nil, session.NoIdentity()
 	}
 	return update, nil
 }

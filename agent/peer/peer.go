@@ -103,6 +103,13 @@ func (c *Caller) release() {
 	c.pidfd = -1
 }
 
+// Closed reports whether the connection has ended.
+func (c *Caller) Closed() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.conn == nil
+}
+
 // Proc gives the folder of the caller in procfs. What is read there is this
 // process only if Same holds before and after.
 func (c *Caller) Proc() string { return processDir(c.proc, c.PID) }

@@ -7,6 +7,9 @@ import (
 	"context"
 	"errors"
 
+	"github.com/spiffe/go-spiffe/v2/bundle/spiffebundle"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
 	"github.com/authsec-ai/icp/agent/cache"
 	"github.com/authsec-ai/icp/agent/peer"
 	"github.com/authsec-ai/icp/agent/workload"
@@ -27,7 +30,12 @@ type Cache interface {
 	// Subscribe watches what a process with these selectors may have. Evidence
 	// goes with requests to the server.
 	Subscribe(selectors identity.Selectors, evidence string) Subscription
+	// Bundles gives what Subscription.Bundles gives, once.
+	Bundles(selectors identity.Selectors) (Bundles, error)
 }
+
+// Bundles are what verifies the SVIDs of each trust domain, own and federated.
+type Bundles = map[spiffeid.TrustDomain]*spiffebundle.Bundle
 
 // Subscription is one watch on a Cache.
 type Subscription interface {
@@ -37,6 +45,9 @@ type Subscription interface {
 	// Update gives the complete state. Nothing to have is an *identity.Error
 	// with Code Denied; it waits for SVIDs that are being issued.
 	Update(ctx context.Context) (*cache.Update, error)
+	// Bundles gives the bundles that an entitled process may have, its own
+	// trust domain's among them. It issues nothing.
+	Bundles() (Bundles, error)
 	// Close ends the watch.
 	Close()
 }
@@ -117,6 +128,29 @@ func (w *Watch) Update(ctx context.Context) (*cache.Update, error) {
 		return nil, err
 	}
 	return update, nil
+}
+
+// Bundles gives the bundles that the caller may have now; it denies as Update
+// does.
+func (w *Watch) Bundles() (Bundles, error) { return w.checked(w.sub.Bundles()) }
+
+// Bundles gives the bundles that the caller of ctx may have.
+func (o *Opener) Bundles(ctx context.Context) (Bundles, error) {
+	s, err := o.Attest(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return s.checked(o.cache.Bundles(s.Selectors))
+}
+
+func (s *Session) checked(bundles Bundles, err error) (Bundles, error) {
+	if err != nil {
+		return nil, err
+	}
+	if err := s.Check(); err != nil {
+		return nil, err
+	}
+	return bundles, nil
 }
 
 // Close ends the subscription.

@@ -23,6 +23,14 @@ type Attestor interface {
 	Attest(ctx context.Context, caller *peer.Caller) ([]identity.Selector, error)
 }
 
+// Frugal is an Attestor with selectors that cost much to find out. It leaves
+// them out while asks says, of "type:key", that no entry uses them. OnlyFor is
+// called before the first Attest.
+type Frugal interface {
+	Attestor
+	OnlyFor(asks func(typeAndKey string) bool)
+}
+
 // Attestors are the attestors of one agent by the selector type each speaks
 // for.
 type Attestors map[string]Attestor
@@ -31,6 +39,15 @@ type Attestors map[string]Attestor
 type Attestation struct {
 	Selectors identity.Selectors
 	Evidence  string // SHA-256 over caller and selectors, lower-case hex
+}
+
+// OnlyFor tells the frugal ones which selectors are used.
+func (a Attestors) OnlyFor(asks func(typeAndKey string) bool) {
+	for _, attestor := range a {
+		if frugal, ok := attestor.(Frugal); ok {
+			frugal.OnlyFor(asks)
+		}
+	}
 }
 
 // timeout bounds one attestation.

@@ -41,6 +41,7 @@ type guard struct {
 
 	requests metric.Int64Counter
 	streams  metric.Int64UpDownCounter
+	labels   sync.Map // label → metric.MeasurementOption
 }
 
 func newGuard(cfg Config) (*guard, error) {
@@ -104,7 +105,7 @@ func (g *guard) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServe
 		return g.answer(ctx, info.FullMethod, err)
 	}
 	defer leave()
-	method := metric.WithAttributes(attribute.String("method", info.FullMethod))
+	method := g.label(label{method: info.FullMethod})
 	g.streams.Add(ctx, 1, method)
 	defer g.streams.Add(ctx, -1, method)
 	err = handler(srv, &timedStream{ServerStream: stream, limit: g.sendTimeout})
@@ -162,12 +163,29 @@ func (g *guard) uncount(uid uint32) {
 // and counts and logs it.
 func (g *guard) answer(ctx context.Context, method string, err error) error {
 	st := statusOf(err)
-	g.requests.Add(ctx, 1, metric.WithAttributes(
-		attribute.String("method", method), attribute.String("code", st.Code().String())))
+	g.requests.Add(ctx, 1, g.label(label{method, st.Code().String()}))
 	if level, ok := logLevels[st.Code()]; ok {
 		g.log.LogAttrs(ctx, level, "request refused", refusal(ctx, method, st, err)...)
 	}
 	return st.Err()
+}
+
+// label is what a measurement is told apart by; code may be absent.
+type label struct{ method, code string }
+
+// label makes each label's attributes once: methods and codes are few, and
+// sorting and hashing attributes would be a tenth of a warm request.
+func (g *guard) label(l label) metric.MeasurementOption {
+	if made, ok := g.labels.Load(l); ok {
+		return made.(metric.MeasurementOption)
+	}
+	attributes := []attribute.KeyValue{attribute.String("method", l.method)}
+	if l.code != "" {
+		attributes = append(attributes, attribute.String("code", l.code))
+	}
+	made := metric.WithAttributeSet(attribute.NewSet(attributes...))
+	g.labels.Store(l, made)
+	return made
 }
 
 // logLevels names the codes that leave a line in the log. A refusal is one

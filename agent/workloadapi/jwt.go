@@ -103,22 +103,20 @@ func (s *Server) FetchJWTBundles(_ *workload.JWTBundlesRequest, stream grpc.Serv
 	return follow(s.sessions, stream, jwtBundles)
 }
 
-func jwtBundles(u *cache.Update) (*workload.JWTBundlesResponse, error) {
-	for _, each := range u.Identities {
-		if td := each.SVID.ID.TrustDomain(); u.Bundles[td] == nil {
-			return nil, identity.Errorf(identity.Unavailable,
-				"the agent has no bundle of trust domain %s yet; try again shortly", td)
-		}
+func jwtBundles(_ context.Context, watch *session.Watch) (*workload.JWTBundlesResponse, error) {
+	bundles, err := watch.Bundles()
+	if err != nil {
+		return nil, err
 	}
-	bundles := make(map[string][]byte, len(u.Bundles))
-	for td, bundle := range u.Bundles {
+	encoded := make(map[string][]byte, len(bundles))
+	for td, bundle := range bundles {
 		raw, err := jwks(bundle.JWTAuthorities())
 		if err != nil {
 			return nil, fmt.Errorf("encode the JWT bundle of %s: %w", td, err)
 		}
-		bundles[td.IDString()] = raw
+		encoded[td.IDString()] = raw
 	}
-	return &workload.JWTBundlesResponse{Bundles: bundles}, nil
+	return &workload.JWTBundlesResponse{Bundles: encoded}, nil
 }
 
 // jwks encodes JWT keys as a JWK Set in the order of their ids, so that the

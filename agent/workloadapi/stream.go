@@ -8,7 +8,6 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
-	"github.com/authsec-ai/icp/agent/cache"
 	"github.com/authsec-ai/icp/agent/session"
 	"github.com/authsec-ai/icp/identity"
 )
@@ -23,10 +22,13 @@ type sender[M proto.Message] interface {
 	Send(M) error
 }
 
-// follow sends the message that build makes of the caller's complete state, at
-// once, and again whenever it differs from the last one sent. It ends with the
-// reason why the caller gets no more.
-func follow[M proto.Message](sessions *session.Opener, stream sender[M], build func(*cache.Update) (M, error)) error {
+// builder makes the message for the complete state of a watched caller.
+type builder[M proto.Message] func(context.Context, *session.Watch) (M, error)
+
+// follow sends the message that build makes, at once, and again whenever it
+// differs from the last one sent. It ends with the reason why the caller gets
+// no more.
+func follow[M proto.Message](sessions *session.Opener, stream sender[M], build builder[M]) error {
 	ctx := stream.Context()
 	watch, err := sessions.Watch(ctx)
 	if err != nil {
@@ -56,13 +58,8 @@ func follow[M proto.Message](sessions *session.Opener, stream sender[M], build f
 
 // sendIfNew sends the caller's state unless it is what the digest in sent
 // stands for.
-func sendIfNew[M proto.Message](watch *session.Watch, stream sender[M],
-	build func(*cache.Update) (M, error), sent *[sha256.Size]byte) error {
-	update, err := watch.Update(stream.Context())
-	if err != nil {
-		return err
-	}
-	message, err := build(update)
+func sendIfNew[M proto.Message](watch *session.Watch, stream sender[M], build builder[M], sent *[sha256.Size]byte) error {
+	message, err := build(stream.Context(), watch)
 	if err != nil {
 		return err
 	}

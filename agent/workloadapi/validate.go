@@ -9,7 +9,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/proto/spiffe/workload"
 	"google.golang.org/protobuf/types/known/structpb"
 
-	"github.com/authsec-ai/icp/agent/cache"
+	"github.com/authsec-ai/icp/agent/session"
 	"github.com/authsec-ai/icp/identity"
 	"github.com/authsec-ai/icp/identity/svid"
 )
@@ -24,11 +24,11 @@ func (s *Server) ValidateJWTSVID(ctx context.Context, req *workload.ValidateJWTS
 	if req.GetSvid() == "" {
 		return nil, identity.Errorf(identity.Invalid, "svid is required: the token to validate")
 	}
-	update, err := s.state(ctx)
+	bundles, err := s.sessions.Bundles(ctx)
 	if err != nil {
 		return nil, err
 	}
-	token, err := svid.VerifyJWT(req.GetSvid(), []string{req.GetAudience()}, jwtSet(update),
+	token, err := svid.VerifyJWT(req.GetSvid(), []string{req.GetAudience()}, jwtSet(bundles),
 		svid.JWTOptions{Now: s.now(), Leeway: s.leeway})
 	if err != nil {
 		return nil, &identity.Error{Code: identity.Invalid, Message: "token refused: " + err.Error()}
@@ -40,19 +40,9 @@ func (s *Server) ValidateJWTSVID(ctx context.Context, req *workload.ValidateJWTS
 	return &workload.ValidateJWTSVIDResponse{SpiffeId: token.ID.String(), Claims: claims}, nil
 }
 
-// state gives what the caller of ctx may have now.
-func (s *Server) state(ctx context.Context) (*cache.Update, error) {
-	watch, err := s.sessions.Watch(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer watch.Close()
-	return watch.Update(ctx)
-}
-
-func jwtSet(u *cache.Update) *jwtbundle.Set {
+func jwtSet(bundles session.Bundles) *jwtbundle.Set {
 	set := jwtbundle.NewSet()
-	for _, bundle := range u.Bundles {
+	for _, bundle := range bundles {
 		set.Add(bundle.JWTBundle())
 	}
 	return set

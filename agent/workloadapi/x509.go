@@ -1,6 +1,7 @@
 package workloadapi
 
 import (
+	"context"
 	"crypto/x509"
 
 	"github.com/spiffe/go-spiffe/v2/bundle/spiffebundle"
@@ -9,6 +10,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/authsec-ai/icp/agent/cache"
+	"github.com/authsec-ai/icp/agent/session"
 	"github.com/authsec-ai/icp/identity"
 )
 
@@ -24,7 +26,11 @@ func (s *Server) FetchX509Bundles(_ *workload.X509BundlesRequest, stream grpc.Se
 	return follow(s.sessions, stream, x509Bundles)
 }
 
-func (s *Server) x509Response(u *cache.Update) (*workload.X509SVIDResponse, error) {
+func (s *Server) x509Response(ctx context.Context, watch *session.Watch) (*workload.X509SVIDResponse, error) {
+	u, err := watch.Update(ctx)
+	if err != nil {
+		return nil, err
+	}
 	own, err := ownX509(u)
 	if err != nil {
 		return nil, err
@@ -40,20 +46,20 @@ func (s *Server) x509Response(u *cache.Update) (*workload.X509SVIDResponse, erro
 			Hint:        hints.once(each.SVID.ID, each.SVID.Hint),
 		})
 	}
-	response.FederatedBundles = federatedX509(u, own)
+	response.FederatedBundles = encodeX509(u.Bundles, own)
 	return response, nil
 }
 
-func x509Bundles(u *cache.Update) (*workload.X509BundlesResponse, error) {
-	own, err := ownX509(u)
+func x509Bundles(_ context.Context, watch *session.Watch) (*workload.X509BundlesResponse, error) {
+	bundles, err := watch.Bundles()
 	if err != nil {
 		return nil, err
 	}
-	bundles := federatedX509(u, own)
-	for td, der := range own {
-		bundles[td.IDString()] = der
+	encoded := encodeX509(bundles, nil)
+	if len(encoded) == 0 {
+		return nil, identity.Errorf(identity.Unavailable, "the agent has no X.509 bundle yet; try again shortly")
 	}
-	return &workload.X509BundlesResponse{Bundles: bundles}, nil
+	return &workload.X509BundlesResponse{Bundles: encoded}, nil
 }
 
 // ownX509 gives the bundles, as concatenated DER, of the trust domains that the
@@ -73,20 +79,20 @@ func ownX509(u *cache.Update) (map[spiffeid.TrustDomain][]byte, error) {
 	return own, nil
 }
 
-// federatedX509 gives the bundles of other trust domains by ID. One without
-// authorities is left out: its absence says the same, that nothing of it is
-// trusted, and clients refuse an empty one together with everything else.
-func federatedX509(u *cache.Update, own map[spiffeid.TrustDomain][]byte) map[string][]byte {
-	federated := map[string][]byte{}
-	for td, bundle := range u.Bundles {
-		if _, ok := own[td]; ok {
+// encodeX509 gives bundles by trust domain ID, without those in except. One
+// without authorities is left out: its absence says the same, that nothing of
+// it is trusted, and clients refuse an empty one together with everything else.
+func encodeX509(bundles session.Bundles, except map[spiffeid.TrustDomain][]byte) map[string][]byte {
+	encoded := map[string][]byte{}
+	for td, bundle := range bundles {
+		if _, ok := except[td]; ok {
 			continue
 		}
 		if der := x509DER(bundle); len(der) > 0 {
-			federated[td.IDString()] = der
+			encoded[td.IDString()] = der
 		}
 	}
-	return federated
+	return encoded
 }
 
 func x509DER(bundle *spiffebundle.Bundle) []byte {

@@ -21,19 +21,23 @@ const patience = 30 * time.Second
 
 // TestEdge runs one edge's life in every way of asking.
 func TestEdge(t *testing.T) {
-	for _, way := range ways() {
-		t.Run(way.name, func(t *testing.T) { edgeLife(t, newMemory(t), way) })
+	everyWay(t, newMemory(t))
+}
+
+func everyWay(t *testing.T, p plane) {
+	for _, way := range ways(p.EnvoyID()) {
+		t.Run(way.name, func(t *testing.T) { edgeLife(t, p, way) })
 	}
 }
 
 // way is how an Envoy asks for its secrets.
 type way struct{ name, api, certificate, validation string }
 
-func ways() []way {
-	const own = "spiffe://" + trustDomain
+// ways gives every way of asking for the identity id.
+func ways(id spiffeid.ID) []way {
 	return []way{
 		{"default names, state of the world", "GRPC", "default", "ROOTCA"},
-		{"IDs, incremental", "DELTA_GRPC", own + "/edge", own},
+		{"IDs, incremental", "DELTA_GRPC", id.String(), id.TrustDomain().IDString()},
 		{"all trust domains, incremental", "DELTA_GRPC", "default", "ALL"},
 	}
 }

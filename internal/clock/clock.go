@@ -11,9 +11,11 @@ import (
 type Clock interface {
 	// Now is the current time.
 	Now() time.Time
-	// After gives a channel that receives once, d from now, and a function
-	// that releases the timer if it is no longer wanted.
-	After(d time.Duration) (<-chan time.Time, func())
+	// At gives a channel that receives once, at t or at once if that has passed,
+	// and a function that releases the timer if it is no longer wanted. It takes
+	// a point in time and not a pause, so that none is lost between a look at
+	// the clock and the timer.
+	At(t time.Time) (<-chan time.Time, func())
 }
 
 // System is the machine's clock.
@@ -22,10 +24,10 @@ type System struct{}
 // Now is time.Now.
 func (System) Now() time.Time { return time.Now() }
 
-// After is a time.Timer.
-func (System) After(d time.Duration) (<-chan time.Time, func()) {
-	t := time.NewTimer(d)
-	return t.C, func() { t.Stop() }
+// At is a time.Timer.
+func (System) At(t time.Time) (<-chan time.Time, func()) {
+	timer := time.NewTimer(time.Until(t))
+	return timer.C, func() { timer.Stop() }
 }
 
 // Manual is a Clock that moves only when it is told to.
@@ -33,7 +35,6 @@ type Manual struct {
 	mu     sync.Mutex
 	now    time.Time
 	timers map[*manualTimer]struct{}
-	armed  chan struct{} // closed and replaced whenever a timer is armed
 }
 
 type manualTimer struct {
@@ -43,7 +44,7 @@ type manualTimer struct {
 
 // NewManual gives a clock that stands at now.
 func NewManual(now time.Time) *Manual {
-	return &Manual{now: now, timers: map[*manualTimer]struct{}{}, armed: make(chan struct{})}
+	return &Manual{now: now, timers: map[*manualTimer]struct{}{}}
 }
 
 // Now is where the clock stands.
@@ -53,18 +54,16 @@ func (m *Manual) Now() time.Time {
 	return m.now
 }
 
-// After arms a timer that Advance fires.
-func (m *Manual) After(d time.Duration) (<-chan time.Time, func()) {
+// At arms a timer that Advance fires.
+func (m *Manual) At(at time.Time) (<-chan time.Time, func()) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	t := &manualTimer{at: m.now.Add(d), c: make(chan time.Time, 1)}
-	if d <= 0 {
+	t := &manualTimer{at: at, c: make(chan time.Time, 1)}
+	if !at.After(m.now) {
 		t.c <- m.now
 		return t.c, func() {}
 	}
 	m.timers[t] = struct{}{}
-	close(m.armed)
-	m.armed = make(chan struct{})
 	return t.c, func() { m.drop(t) }
 }
 
@@ -98,13 +97,6 @@ func (m *Manual) Next() (time.Time, bool) {
 		}
 	}
 	return next, !next.IsZero()
-}
-
-// Armed gives a channel that closes when the next timer is armed.
-func (m *Manual) Armed() <-chan struct{} {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.armed
 }
 
 var (

@@ -67,8 +67,10 @@ func needsRaw(value string) bool {
 		return false
 	}
 	switch v.(type) {
-	case bool, int, float64, []any:
+	case bool, int, float64:
 		return true
+	case []any:
+		return strings.HasPrefix(value, "[")
 	}
 	return false
 }

@@ -44,7 +44,7 @@ func New(service string, w io.Writer, level slog.Level) (*Telemetry, error) {
 	if err != nil {
 		return nil, fmt.Errorf("set up the Prometheus exporter: %w", err)
 	}
-	provider := sdkmetric.NewMeterProvider(sdkmetric.WithReader(exporter))
+	provider := sdkmetric.NewMeterProvider(sdkmetric.WithReader(exporter), sdkmetric.WithView(seconds()))
 	log := slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level})).With("service", service)
 	return &Telemetry{
 		Log:      log,
@@ -53,6 +53,15 @@ func New(service string, w io.Writer, level slog.Level) (*Telemetry, error) {
 		provider: provider,
 		checks:   map[string]Check{},
 	}, nil
+}
+
+// seconds gives histograms in seconds buckets from 0.1 ms to 10 s; the default
+// ones are for milliseconds.
+func seconds() sdkmetric.View {
+	return sdkmetric.NewView(sdkmetric.Instrument{Kind: sdkmetric.InstrumentKindHistogram, Unit: "s"},
+		sdkmetric.Stream{Aggregation: sdkmetric.AggregationExplicitBucketHistogram{
+			Boundaries: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
+		}})
 }
 
 // AddCheck makes readiness depend on check. A second check of the same name
@@ -83,6 +92,16 @@ func (t *Telemetry) ready(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	writeStatus(w, status, body)
+}
+
+// Ready gives why the program is not ready; nil means that it is.
+func (t *Telemetry) Ready(ctx context.Context) error {
+	for _, name := range t.checkNames() {
+		if err := t.check(ctx, name); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return nil
 }
 
 func (t *Telemetry) checkNames() []string {

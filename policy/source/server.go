@@ -188,7 +188,7 @@ func (s *Server) expireIfDue(sink Sink) {
 		return
 	}
 	if expirer, ok := sink.(Expirer); ok {
-		expirer.Expire()
+		expirer.ExpirePolicies()
 	} else if err := s.applyEmpty(sink); err != nil {
 		s.fail("the sink does not let go of policies that are out of date", err)
 		return

@@ -33,7 +33,7 @@ type Sink interface {
 // Expirer is a Sink that can deny everything until the next ApplyPolicies. A
 // Sink that is none gets an empty set instead.
 type Expirer interface {
-	Expire()
+	ExpirePolicies()
 }
 
 // State is how a source is doing.

@@ -28,6 +28,8 @@ func newGateway() *gateway { return &gateway{Engine: policy.NewEngine()} }
 
 func (g *gateway) ApplyPolicies(s policy.Set) error { return g.Load(s) }
 
+func (g *gateway) ExpirePolicies() { g.Expire() }
+
 func (g *gateway) ApplyRevocations(list []identity.Revocation) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -96,6 +96,15 @@ func (c *call) namedTenant(inBody string) (string, error) {
 	return inQuery, nil
 }
 
+// tenantOrPlatform is tenant, except that a PlatformAdmin who names none means
+// what belongs to the platform itself.
+func (c *call) tenantOrPlatform(inBody string) (string, error) {
+	if c.principal.Role == store.PlatformAdmin && inBody == "" && c.query.Get("tenant_id") == "" {
+		return "", nil
+	}
+	return c.tenant(inBody)
+}
+
 // param gives a parameter of the path.
 func (c *call) param(name string) string { return c.ec.Param(name) }
 

@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -56,49 +55,27 @@ func (a *API) step(ctx context.Context, tenant string, at store.Cursor, beat tim
 	switch {
 	case ctx.Err() != nil:
 		return at, ctx.Err()
-	case errors.Is(err, context.DeadlineExceeded) || (err != nil && waiting.Err() != nil):
+	case err != nil && waiting.Err() != nil: // nothing happened until then
 		return at, nil
 	case err != nil:
 		return at, fmt.Errorf("wait for changes: %w", err)
 	case now.Epoch != at.Epoch:
 		return f.reset(ctx)
 	}
-	changes, err := a.changesAfter(ctx, tenant, at.Revision)
-	if err != nil || len(changes) == 0 {
-		return at, err
+	changes, err := a.Store.Changes(ctx, tenant, at.Revision, changePage)
+	if err != nil {
+		return at, fmt.Errorf("read changes: %w", err)
+	}
+	if len(changes) == 0 {
+		return now, nil
 	}
 	at.Revision = changes[len(changes)-1].Revision
 	return at, f.changed(ctx, changes, at)
 }
 
+// changePage is about how many changes are read at a time. The store never
+// splits a revision, of which a cursor in its middle would lose the rest.
 const changePage = 1000
-
-// changesAfter gives the next changes, whole revisions only: a cursor in the
-// middle of one would lose the rest of it.
-func (a *API) changesAfter(ctx context.Context, tenant string, after int64) ([]store.Change, error) {
-	for limit := changePage; ; limit *= 2 {
-		changes, err := a.Store.Changes(ctx, tenant, after, limit)
-		if err != nil {
-			return nil, fmt.Errorf("read changes: %w", err)
-		}
-		if len(changes) < limit {
-			return changes, nil
-		}
-		if whole := wholeRevisions(changes); len(whole) > 0 {
-			return whole, nil
-		}
-	}
-}
-
-// wholeRevisions leaves out the last revision, of which more may follow.
-func wholeRevisions(changes []store.Change) []store.Change {
-	last := changes[len(changes)-1].Revision
-	n := len(changes)
-	for n > 0 && changes[n-1].Revision == last {
-		n--
-	}
-	return changes[:n]
-}
 
 // writeTimeout is how long a reader may take for one frame before its stream is
 // given up.

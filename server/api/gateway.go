@@ -50,12 +50,10 @@ func (f *gatewayFeed) changed(ctx context.Context, changes []store.Change, _ sto
 		switch {
 		case ch.Kind == store.ChangePolicy:
 			policies = true
-		case ch.Kind == store.ChangeRevocation, ch.Kind == store.ChangeNode:
+		case ch.Kind == store.ChangeRevocation:
 			revocations = true
 		case ch.Kind == store.ChangeEntry && ch.Object == f.gateway.Entry.ID:
 			policies = true // the grant may be another
-		case ch.Kind == store.ChangeEntry && ch.Deleted:
-			revocations = true
 		}
 	}
 	if !policies && !revocations {

@@ -76,7 +76,7 @@ func (a *API) updateTenant(c *call) error {
 const defaultEvents = 100 // in one page of the audit trail
 
 func (a *API) listEvents(c *call) error {
-	tenant, err := c.tenant("")
+	tenant, err := c.tenantOrPlatform("")
 	if err != nil {
 		return err
 	}

@@ -79,7 +79,7 @@ func (a *API) createAPIToken(c *call) error {
 	if err := c.bind(&in); err != nil {
 		return err
 	}
-	tenant, err := c.tokenTenant(in.TenantID)
+	tenant, err := c.tenantOrPlatform(in.TenantID)
 	if err != nil {
 		return err
 	}
@@ -94,7 +94,7 @@ func (a *API) createAPIToken(c *call) error {
 }
 
 func (a *API) listAPITokens(c *call) error {
-	tenant, err := c.tokenTenant("")
+	tenant, err := c.tenantOrPlatform("")
 	if err != nil {
 		return err
 	}
@@ -106,7 +106,7 @@ func (a *API) listAPITokens(c *call) error {
 }
 
 func (a *API) deleteAPIToken(c *call) error {
-	tenant, err := c.tokenTenant("")
+	tenant, err := c.tenantOrPlatform("")
 	if err != nil {
 		return err
 	}
@@ -114,13 +114,4 @@ func (a *API) deleteAPIToken(c *call) error {
 		return err
 	}
 	return c.done()
-}
-
-// tokenTenant is tenant, except that a PlatformAdmin who names none means the
-// platform's own tokens.
-func (c *call) tokenTenant(inBody string) (string, error) {
-	if c.principal.Role == store.PlatformAdmin && inBody == "" && c.query.Get("tenant_id") == "" {
-		return "", nil
-	}
-	return c.tenant(inBody)
 }

@@ -20,6 +20,7 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
+	"github.com/authsec-ai/icp/identity/svid"
 	"github.com/authsec-ai/icp/server/store"
 )
 
@@ -151,7 +152,7 @@ func (c *CA) certify(a *authority, domain spiffeid.TrustDomain, parent *authorit
 	if err != nil {
 		return fmt.Errorf("sign a %s: %w", a.row.Purpose, err)
 	}
-	if err := lintAuthority(der); err != nil {
+	if err := svid.LintAuthority(der); err != nil {
 		return fmt.Errorf("check a new %s: %w", a.row.Purpose, err)
 	}
 	a.row.Certificate = der
@@ -287,9 +288,11 @@ func keyID(spki []byte) []byte {
 // forget overwrites a private key. Copies that the runtime or the cryptographic
 // library made are out of our reach.
 func forget(key *ecdsa.PrivateKey) {
-	if key != nil && key.D != nil { //nolint:staticcheck // D is where the secret lies
-		clear(key.D.Bits())
+	if key == nil {
+		return
 	}
+	//lint:ignore SA1019 the deprecated field is where the secret lies
+	clear(key.D.Bits())
 }
 
 // serialBytes is the length of serial numbers and token ids.

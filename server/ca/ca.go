@@ -68,12 +68,14 @@ type CA struct {
 	rand    io.Reader
 	log     *slog.Logger
 	metrics metrics
+	closer  *closer
 
 	mu     sync.Mutex
 	realms map[string]*realm // by tenant
 }
 
-// New makes a CA. Nothing is loaded until a tenant is asked for.
+// New makes a CA. Nothing is loaded until a tenant is asked for. The caller
+// closes it.
 func New(cfg Config) (*CA, error) {
 	if cfg.Store == nil || cfg.Custody == nil || cfg.Now == nil || cfg.Rand == nil || cfg.Log == nil || cfg.Meter == nil {
 		return nil, errors.New("a CA needs a store, a custody, a clock, a source of randomness, a log and a meter")
@@ -89,16 +91,21 @@ func New(cfg Config) (*CA, error) {
 		rand:    cfg.Rand,
 		log:     cfg.Log,
 		metrics: m,
+		closer:  startCloser(cfg.Store, cfg.Log),
 		realms:  map[string]*realm{},
 	}, nil
 }
 
+// Close marks what was issued as issued and waits for that. Nobody may call the
+// CA after it; the store must still be open.
+func (c *CA) Close() { c.closer.close() }
+
 // CreateTenant makes the tenant's key-encryption key and all its authorities,
-// then stores tenant and authorities in one step. An empty trust domain means
-// the tenant's id. After a failure it can be called again.
+// then stores tenant and authorities in one step. A tenant's id has the form of
+// a trust domain name, and is its trust domain if none is given. After a failure it can be called again.
 func (c *CA) CreateTenant(ctx context.Context, t store.Tenant, ev audit.Event) error {
-	if t.ID == "" {
-		return identity.Errorf(identity.Invalid, "a tenant needs an id")
+	if _, err := identity.ParseTrustDomain(t.ID); err != nil {
+		return identity.Errorf(identity.Invalid, "tenant id %q must be lower-case letters, digits, '-', '_' and '.'", identity.Clip(t.ID))
 	}
 	if t.TrustDomain == "" {
 		t.TrustDomain = t.ID

@@ -13,10 +13,6 @@ import (
 	"github.com/authsec-ai/icp/server/store"
 )
 
-// finishTimeout bounds the closing of records, which goes on when the caller is
-// gone.
-const finishTimeout = 5 * time.Second
-
 // batch is the items of one request on their way to credentials.
 type batch struct {
 	kind    identity.Kind
@@ -316,9 +312,8 @@ func (c *CA) sign(ctx context.Context, b *batch) {
 	}
 }
 
-// finish closes the records: issued for what will be released, abandoned for
-// what could not be made. If the store does not take the first, nothing is
-// released. So a record that stays an intent, after a crash, was never released.
+// finish closes the records: abandoned for what could not be made; issued, soon,
+// for what is released.
 func (c *CA) finish(ctx context.Context, b *batch) {
 	var made, failed []string
 	for i := range b.asks {
@@ -329,21 +324,15 @@ func (c *CA) finish(ctx context.Context, b *batch) {
 			failed = append(failed, a.intent.Serial)
 		}
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishTimeout)
+	c.closer.add(b.tenant, made)
+	if len(failed) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()
-	if err := c.closeRecords(ctx, b.tenant, failed, false); err != nil {
-		c.log.ErrorContext(ctx, "abandoned credentials stay on record as intents", "tenant", b.tenant, "error", err)
+	if err := c.store.FinishIntents(ctx, b.tenant, failed, false); err != nil {
+		c.log.ErrorContext(ctx, "credentials that could not be made stay on record as intents", "tenant", b.tenant, "error", err)
 	}
-	if err := c.closeRecords(ctx, b.tenant, made, true); err != nil {
-		b.refuse(unavailable("record the issuance", err))
-	}
-}
-
-func (c *CA) closeRecords(ctx context.Context, tenant string, serials []string, issued bool) error {
-	if len(serials) == 0 {
-		return nil
-	}
-	return c.store.FinishIntents(ctx, tenant, serials, issued)
 }
 
 func (c *CA) report(ctx context.Context, b *batch) {

@@ -14,8 +14,6 @@ import (
 	"time"
 )
 
-func containsText(s, part string) bool { return strings.Contains(s, part) }
-
 // referenceTemplate is the profile of X.509-SVIDs as the standard library would
 // be told it.
 func referenceTemplate(tb testing.TB, l leaf) *x509.Certificate {

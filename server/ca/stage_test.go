@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -88,6 +89,7 @@ func (s *stage) newCA(db Store, custody keys.Custody) *CA {
 	if err != nil {
 		s.tb.Fatal(err)
 	}
+	s.tb.Cleanup(ca.Close)
 	return ca
 }
 
@@ -198,7 +200,7 @@ func (s *stage) authority(tenant string, p store.Purpose) store.Authority {
 
 func wantProblem(tb testing.TB, p *wire.Problem, code identity.Code, contains string) {
 	tb.Helper()
-	if p == nil || p.Code != code || !containsText(p.Message, contains) {
+	if p == nil || p.Code != code || !strings.Contains(p.Message, contains) {
 		tb.Fatalf("problem is %+v; want code %q and %q", p, code, contains)
 	}
 }

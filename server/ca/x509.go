@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"fmt"
 
+	"github.com/authsec-ai/icp/identity/svid"
 	"github.com/authsec-ai/icp/internal/csr"
 )
 
@@ -43,7 +44,7 @@ func (s *authority) signX509(l leaf) ([][]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a certificate: %w", err)
 	}
-	if err := lintLeaf(der); err != nil {
+	if err := svid.LintLeaf(der); err != nil {
 		return nil, fmt.Errorf("check a signed certificate: %w", err)
 	}
 	return [][]byte{der, s.row.Certificate}, nil

@@ -156,17 +156,16 @@ func (s *Service) agentID(ctx context.Context, c Claim) (store.Tenant, spiffeid.
 
 // Renew gives a node a new SVID for the key that it was attested with. The
 // caller has proved that key twice: by its TLS connection, for which it used
-// the SVID with the serial oldSerial, and by the request.
+// the SVID with the serial oldSerial, and by the request. It records what is
+// Denied to a caller that it knows; only a Conflict is recorded here.
 func (s *Service) Renew(ctx context.Context, n identity.Node, oldSerial string, csrDER []byte, requestID string) (Attested, error) {
-	now := s.now().UTC()
-	ev := s.event(n, "node.renew", requestID, now)
 	_, spki, err := csr.Parse(csrDER)
 	if err != nil {
 		return Attested{}, err
 	}
 	if subtle.ConstantTimeCompare(spki, n.SPKI) != 1 {
-		return Attested{}, s.refused(ctx, ev, identity.Errorf(identity.Denied,
-			"signing request is for another key than this node was attested with; a new key needs a new attestation"))
+		return Attested{}, identity.Errorf(identity.Denied,
+			"signing request is for another key than this node was attested with; a new key needs a new attestation")
 	}
 	t, err := s.store.Tenant(ctx, n.Tenant)
 	if err != nil {
@@ -176,9 +175,15 @@ func (s *Service) Renew(ctx context.Context, n identity.Node, oldSerial string, 
 	if err != nil {
 		return Attested{}, err
 	}
+	now := s.now().UTC()
+	ev := s.event(n, "node.renew", requestID, now)
 	n.Serial, n.ExpiresAt, n.LastSeen = signed.Serial, signed.ExpiresAt, now
-	if err := s.store.RenewNode(ctx, n, oldSerial, now, ev); err != nil {
-		return Attested{}, s.refused(ctx, ev, err)
+	err = s.store.RenewNode(ctx, n, oldSerial, now, ev)
+	if identity.CodeOf(err) == identity.Conflict {
+		err = s.refused(ctx, ev, err)
+	}
+	if err != nil {
+		return Attested{}, err
 	}
 	return Attested{Tenant: t, Node: n, SVID: signed}, nil
 }
@@ -190,9 +195,9 @@ func (s *Service) event(n identity.Node, action, requestID string, now time.Time
 	}
 }
 
-// refused records why a node that is known did not get its SVID, and gives err
-// on. A Conflict is the mark of two holders of one key (or of one name): the
-// event names the node, which is what both are found by.
+// refused records why a node did not get its SVID although its proof held, and
+// gives err on. A Conflict is the mark of two holders of one key (or of one
+// name): the event names the node, which is what both are found by.
 func (s *Service) refused(ctx context.Context, ev audit.Event, err error) error {
 	ev.Outcome, ev.Reason = audit.Denied, identity.MessageOf(err)
 	if recordErr := s.store.RecordEvent(ctx, ev); recordErr != nil {

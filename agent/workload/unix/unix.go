@@ -24,18 +24,20 @@ const Type = "unix"
 
 // Attestor is the unix attestor. Make it with New.
 type Attestor struct {
-	wantDigest func() bool
-	digests    digests
+	asks    func(typeAndKey string) bool
+	digests digests
 }
 
-// New makes the attestor. Programs are hashed only while wantDigest says that
-// somebody asks for unix:sha256; nil means always.
-func New(wantDigest func() bool) *Attestor {
-	if wantDigest == nil {
-		wantDigest = func() bool { return true }
+// New makes the attestor.
+func New() *Attestor {
+	return &Attestor{
+		asks:    func(string) bool { return true },
+		digests: digests{known: map[inode]string{}},
 	}
-	return &Attestor{wantDigest: wantDigest, digests: digests{known: map[inode]string{}}}
 }
+
+// OnlyFor has programs hashed only while asks says so of unix:sha256.
+func (a *Attestor) OnlyFor(asks func(typeAndKey string) bool) { a.asks = asks }
 
 // Attest gives the unix selectors of the caller. User and group without a name
 // here, and a program whose place can't be vouched for, leave that selector
@@ -54,7 +56,7 @@ func (a *Attestor) Attest(ctx context.Context, caller *peer.Caller) ([]identity.
 		return nil, err
 	}
 	list = add(list, "path", path)
-	if !a.wantDigest() {
+	if !a.asks(Type + ":sha256") {
 		return list, nil
 	}
 	digest, err := a.digests.of(ctx, caller)

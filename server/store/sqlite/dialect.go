@@ -25,6 +25,9 @@ func (dialect) Enter(context.Context, *sql.Tx, sqlstore.Scope) error { return ni
 // ReadOptions are the default: in WAL mode every transaction reads one snapshot.
 func (dialect) ReadOptions() *sql.TxOptions { return nil }
 
+// WriteOptions are the default: one writer at a time.
+func (dialect) WriteOptions() *sql.TxOptions { return nil }
+
 // Lock gives nothing: there is one writer, and it begins with the lock.
 func (dialect) Lock(sqlstore.LockMode) string { return "" }
 
@@ -65,7 +68,7 @@ func (dialect) Classify(err error) sqlstore.Failure {
 		return sqlstore.Duplicate
 	}
 	switch e.Code() & 0xff {
-	case codes.SQLITE_BUSY, codes.SQLITE_LOCKED, codes.SQLITE_INTERRUPT:
+	case codes.SQLITE_BUSY, codes.SQLITE_LOCKED, codes.SQLITE_INTERRUPT, codes.SQLITE_FULL:
 		return sqlstore.Unavailable
 	}
 	return sqlstore.Fault

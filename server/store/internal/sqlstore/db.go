@@ -22,7 +22,7 @@ import (
 	"github.com/authsec-ai/icp/server/store"
 )
 
-// Config says what a DB works on. All fields are required but Announce and Listen.
+// Config says what a DB works on. All fields are required but the last three.
 type Config struct {
 	Write   *sql.DB // closed by Close
 	Read    *sql.DB // may be Write
@@ -38,6 +38,8 @@ type Config struct {
 	// heard("") when announcements may have been missed. It returns when ctx
 	// ends or the connection is lost.
 	Listen func(ctx context.Context, heard func(tenant string)) error
+	// Closed runs at the end of Close.
+	Closed func()
 }
 
 // DB is a store.Store. Close it.
@@ -51,10 +53,10 @@ type DB struct {
 	running sync.WaitGroup
 }
 
-// hooks let a test stand between two steps of a mutation.
+// hooks let a test stand between two steps of a write.
 type hooks struct {
 	number       func(ctx context.Context, t *tx, tenant string, c count) (counters, error)
-	beforeCommit func(scope Scope)
+	beforeCommit func(scope Scope) error
 }
 
 var _ store.Store = (*DB)(nil)
@@ -66,7 +68,7 @@ func New(cfg Config) (*DB, error) {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	db := &DB{cfg: cfg, watch: newWatch(), stop: stop}
-	db.hooks = hooks{number: takeCounters, beforeCommit: func(Scope) {}}
+	db.hooks = hooks{number: takeCounters, beforeCommit: func(Scope) error { return nil }}
 	db.lanes.run = db.runBatch
 	db.running.Go(func() { db.follow(ctx) })
 	if cfg.Announce != nil {
@@ -87,6 +89,9 @@ func (db *DB) Close() error {
 	err := db.cfg.Write.Close()
 	if db.cfg.Read != db.cfg.Write {
 		err = errors.Join(err, db.cfg.Read.Close())
+	}
+	if db.cfg.Closed != nil {
+		db.cfg.Closed()
 	}
 	return err
 }
@@ -161,7 +166,10 @@ func (db *DB) readAcross(ctx context.Context, doing string, body func(t *tx) err
 }
 
 func (db *DB) readIn(ctx context.Context, doing string, scope Scope, body func(t *tx) error) error {
-	return db.failed(doing, db.transact(ctx, db.cfg.Read, db.cfg.Dialect.ReadOptions(), scope, body))
+	err := db.attempt(func() error {
+		return db.transact(ctx, db.cfg.Read, db.cfg.Dialect.ReadOptions(), scope, body)
+	})
+	return db.failed(doing, err)
 }
 
 // transact runs body in a transaction and commits it if body answers nil.

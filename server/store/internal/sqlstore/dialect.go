@@ -14,6 +14,9 @@ type Dialect interface {
 	Enter(ctx context.Context, tx *sql.Tx, scope Scope) error
 	// ReadOptions are those of a transaction that reads one snapshot.
 	ReadOptions() *sql.TxOptions
+	// WriteOptions are those of a transaction that writes: each statement sees
+	// what is committed when it begins or gets the locks it waits for.
+	WriteOptions() *sql.TxOptions
 	// Lock gives the clause that holds the rows a SELECT found until commit.
 	Lock(mode LockMode) string
 	// AnyOf gives the condition that column is one of the list in parameter
@@ -56,4 +59,5 @@ const (
 	Unavailable                // no connection, no free connection, or locked
 	Lost                       // the transaction lost against another one: run it again
 	Duplicate                  // a unique constraint refused a row
+	BadText                    // text that the database can't keep
 )

@@ -1,6 +1,7 @@
 package sqlstore
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
@@ -38,6 +39,11 @@ func fingerprint(s identity.Spec) []byte {
 	return h.Sum(nil)
 }
 
+// normalized gives a set that JSON writes as a list, never as null.
+func normalized(s identity.Selectors) identity.Selectors {
+	return append(identity.Selectors{}, identity.NewSelectors(s...)...)
+}
+
 const entryColumns = `id, tenant, revision, created_at, spec`
 
 func scanEntry(row scanner) (identity.Entry, error) {
@@ -59,7 +65,7 @@ func (db *DB) CreateEntry(ctx context.Context, e identity.Entry, ev audit.Event)
 	if e.ID == "" || len(e.ID) > maxEntryIDBytes || e.SPIFFEID.IsZero() {
 		return e, identity.Errorf(identity.Invalid, "an entry needs an ID of 1 to %d bytes and a SPIFFE ID", maxEntryIDBytes)
 	}
-	e.Selectors = identity.NewSelectors(e.Selectors...)
+	e.Selectors = normalized(e.Selectors)
 	e.CreatedAt = fromMicro(toMicro(e.CreatedAt))
 	var left *record
 	err := db.mutate(ctx, "create entry", e.Tenant, func(ctx context.Context, t *tx) error {
@@ -137,7 +143,7 @@ func (db *DB) UpdateEntry(ctx context.Context, e identity.Entry, ifRevision int6
 	if e.SPIFFEID.IsZero() {
 		return e, identity.Errorf(identity.Invalid, "an entry needs a SPIFFE ID")
 	}
-	e.Selectors = identity.NewSelectors(e.Selectors...)
+	e.Selectors = normalized(e.Selectors)
 	var left *record
 	err := db.mutate(ctx, "update entry", e.Tenant, func(ctx context.Context, t *tx) error {
 		old, err := lockEntry(ctx, t, e.Tenant, e.ID)
@@ -145,7 +151,7 @@ func (db *DB) UpdateEntry(ctx context.Context, e identity.Entry, ifRevision int6
 			return err
 		}
 		if ifRevision != 0 && ifRevision != old.Revision {
-			return conflict(e.ID, "entry %q is at revision %d, not %d; read it again", e.ID, old.Revision, ifRevision)
+			return conflict(e.ID, "entry %q is no longer at revision %d; read it again", e.ID, ifRevision)
 		}
 		if err := replaceSpec(ctx, t, e); err != nil {
 			return err
@@ -172,6 +178,8 @@ func moveChanges(old, e identity.Entry) []store.Change {
 	return []store.Change{gone, now}
 }
 
+// replaceSpec writes the new Spec. The row has no revision until finish gives
+// it one, so that nothing later in the same transaction takes it for the old one.
 func replaceSpec(ctx context.Context, t *tx, e identity.Entry) error {
 	spec, err := toJSON(e.Spec)
 	if err != nil {
@@ -184,7 +192,7 @@ func replaceSpec(ctx context.Context, t *tx, e identity.Entry) error {
 	if len(twins) > 0 {
 		return conflict(twins[0], "entry %q has the same SPIFFE ID, parent and selectors", twins[0])
 	}
-	if _, err = t.exec(ctx, `UPDATE entries SET spiffe_id = $3, parent_id = $4, fingerprint = $5, spec = $6
+	if _, err := t.exec(ctx, `UPDATE entries SET spiffe_id = $3, parent_id = $4, fingerprint = $5, spec = $6, revision = 0
 		WHERE tenant = $1 AND id = $2`, e.Tenant, e.ID, e.SPIFFEID.String(), e.ParentID.String(), fingerprint(e.Spec), spec); err != nil {
 		return err
 	}
@@ -302,7 +310,7 @@ func (db *DB) entryConditions(tenant string, f store.EntryFilter) (string, []any
 		where = append(where, db.cfg.Dialect.Contains("spiffe_id", len(args)))
 	}
 	if f.After != "" {
-		created, id, err := parsePage(f.After)
+		created, id, err := parsePage(tenant, f.After)
 		if err != nil {
 			return "", nil, err
 		}
@@ -312,17 +320,27 @@ func (db *DB) entryConditions(tenant string, f store.EntryFilter) (string, []any
 	return strings.Join(where, " AND "), args, nil
 }
 
-// pageAfter gives the token of the page that follows e: a place in the order,
-// which grants nothing.
-func pageAfter(e identity.Entry) string {
-	place := binary.BigEndian.AppendUint64(nil, uint64(toMicro(e.CreatedAt)))
-	return base64.RawURLEncoding.EncodeToString(append(place, e.ID...))
+// A page token is a place in the order (created_at, ID), and a check that tells
+// tokens of this tenant from all other text. It grants nothing, so it is not secret.
+const placeBytes, checkBytes = 8, 8
+
+func placeCheck(tenant string, place []byte) []byte {
+	sum := sha256.Sum256(append([]byte("entries\x00"+tenant+"\x00"), place...))
+	return sum[:checkBytes]
 }
 
-func parsePage(token string) (created int64, id string, err error) {
+// pageAfter gives the token of the page that follows e.
+func pageAfter(e identity.Entry) string {
+	place := binary.BigEndian.AppendUint64(nil, uint64(toMicro(e.CreatedAt)))
+	place = append(place, e.ID...)
+	return base64.RawURLEncoding.EncodeToString(append(placeCheck(e.Tenant, place), place...))
+}
+
+func parsePage(tenant, token string) (created int64, id string, err error) {
 	raw, err := base64.RawURLEncoding.Strict().DecodeString(token)
-	if err != nil || len(raw) <= 8 || len(raw) > 8+maxEntryIDBytes {
+	if err != nil || len(raw) <= checkBytes+placeBytes || !bytes.Equal(raw[:checkBytes], placeCheck(tenant, raw[checkBytes:])) {
 		return 0, "", identity.Errorf(identity.Invalid, "the page token is not one of ours; start from the first page")
 	}
-	return int64(binary.BigEndian.Uint64(raw)), string(raw[8:]), nil
+	place := raw[checkBytes:]
+	return int64(binary.BigEndian.Uint64(place)), string(place[placeBytes:]), nil
 }

@@ -13,6 +13,8 @@ func notFound(kind, id string) error {
 	return identity.Errorf(identity.NotFound, "there is no %s %q", kind, identity.Clip(id))
 }
 
+func errClosed() error { return identity.Errorf(identity.Unavailable, "the database is closed") }
+
 // conflict names the object in the way.
 func conflict(id, format string, args ...any) error {
 	err := identity.Errorf(identity.Conflict, format, args...)
@@ -43,6 +45,9 @@ func (db *DB) failed(doing string, err error) error {
 	if err == nil || errors.As(err, &refusal) {
 		return err
 	}
+	if db.lanes.isClosed() {
+		return errClosed()
+	}
 	cause := fmt.Errorf("%s: %w", doing, err)
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return &identity.Error{Code: identity.Unavailable, Message: "the database did not answer in time; try again", Err: cause}
@@ -52,6 +57,8 @@ func (db *DB) failed(doing string, err error) error {
 		return &identity.Error{Code: identity.Unavailable, Message: "the database is not available; try again", Err: cause}
 	case Duplicate:
 		return &identity.Error{Code: identity.Conflict, Message: "it exists already", Err: cause}
+	case BadText:
+		return &identity.Error{Code: identity.Invalid, Message: "a text holds a character that can't be stored", Err: cause}
 	}
 	return &identity.Error{Code: identity.Internal, Message: "the database refused", Err: cause}
 }

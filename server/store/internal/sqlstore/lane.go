@@ -38,7 +38,7 @@ func (l *lanes) add(scope Scope, j *job) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
-		return identity.Errorf(identity.Unavailable, "the database is closed")
+		return errClosed()
 	}
 	if l.queues == nil {
 		l.queues = map[Scope][]*job{}
@@ -83,6 +83,12 @@ func (l *lanes) close() {
 	l.running.Wait()
 }
 
+func (l *lanes) isClosed() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.closed
+}
+
 // mutate runs a body that records a change or an audit event, in the tenant's lane.
 func (db *DB) mutate(ctx context.Context, doing, tenant string, body func(ctx context.Context, t *tx) error) error {
 	scope := Scope{Tenant: tenant}
@@ -98,12 +104,18 @@ func (db *DB) write(ctx context.Context, doing string, scope Scope, body func(ct
 		return db.failed(doing, db.queue(ctx, Scope{Across: true}, body))
 	}
 	return db.failed(doing, db.attempt(func() error {
-		return db.transact(ctx, db.cfg.Write, nil, scope, func(t *tx) error { return body(ctx, t) })
+		return db.transact(ctx, db.cfg.Write, db.cfg.Dialect.WriteOptions(), scope, func(t *tx) error {
+			if err := body(ctx, t); err != nil {
+				return err
+			}
+			return db.hooks.beforeCommit(scope)
+		})
 	}))
 }
 
 // queue waits for its job. A caller that gives up leaves a job that has not
-// begun undone; one that has begun may still be committed.
+// begun undone; one that has begun may still be committed. After an error the
+// body may therefore still run: its caller must not look at what it writes.
 func (db *DB) queue(ctx context.Context, scope Scope, body func(ctx context.Context, t *tx) error) error {
 	j := &job{ctx: ctx, body: body, done: make(chan error, 1)}
 	if err := db.lanes.add(scope, j); err != nil {
@@ -163,7 +175,7 @@ func (db *DB) commitOne(ctx context.Context, scope Scope, j *job) error {
 func (db *DB) commitBatch(ctx context.Context, scope Scope, batch []*job) ([]error, error) {
 	answers := make([]error, len(batch))
 	var done []*record
-	err := db.transact(ctx, db.cfg.Write, nil, scope, func(t *tx) error {
+	err := db.transact(ctx, db.cfg.Write, db.cfg.Dialect.WriteOptions(), scope, func(t *tx) error {
 		for i, j := range batch {
 			refused, err := runJob(ctx, t, j)
 			if err != nil {
@@ -174,9 +186,8 @@ func (db *DB) commitBatch(ctx context.Context, scope Scope, batch []*job) ([]err
 		if err := db.finish(ctx, t); err != nil {
 			return err
 		}
-		db.hooks.beforeCommit(scope)
 		done = t.records
-		return nil
+		return db.hooks.beforeCommit(scope)
 	})
 	if err != nil {
 		return nil, err

@@ -89,7 +89,10 @@ func scanNode(row scanner) (n identity.Node, err error) {
 	if n.ID, err = spiffeid.FromString(id); err != nil {
 		return n, fmt.Errorf("read node %s: %w", id, err)
 	}
-	return n, json.Unmarshal(selectors, &n.Selectors)
+	if len(selectors) > 0 {
+		err = json.Unmarshal(selectors, &n.Selectors)
+	}
+	return n, err
 }
 
 // AttestNode implements store.Nodes. All of it is one transaction: a refusal
@@ -140,7 +143,7 @@ func useToken(ctx context.Context, t *tx, n identity.Node, hash []byte, now time
 
 // putNode writes the node unless the ID is banned, or live under another key.
 func putNode(ctx context.Context, t *tx, n identity.Node, now time.Time) error {
-	selectors, err := toJSON(identity.NewSelectors(n.Selectors...))
+	selectors, err := nodeSelectors(n)
 	if err != nil {
 		return err
 	}
@@ -165,6 +168,14 @@ func putNode(ctx context.Context, t *tx, n identity.Node, now time.Time) error {
 		return errBanned(n)
 	}
 	return conflict(n.ID.String(), "node %s is live under another key; delete it first, or wait until its SVID has expired", n.ID)
+}
+
+// nodeSelectors gives a node's selectors as JSON, "" for none.
+func nodeSelectors(n identity.Node) (string, error) {
+	if len(n.Selectors) == 0 {
+		return "", nil
+	}
+	return toJSON(identity.NewSelectors(n.Selectors...))
 }
 
 func errBanned(n identity.Node) error {

@@ -7,7 +7,7 @@ CREATE TABLE icp_schema (
 
 CREATE TABLE tenants (
 	id           TEXT PRIMARY KEY,
-	trust_domain TEXT NOT NULL UNIQUE,
+	trust_domain TEXT NOT NULL,
 	settings     TEXT NOT NULL,
 	created_at   BIGINT NOT NULL
 );
@@ -22,6 +22,7 @@ CREATE TABLE counters (
 );
 INSERT INTO counters (tenant, epoch, revision, seq) VALUES ('@platform', '', 0, 0);
 
+-- Whose a trust domain is; a tenant's primary one is here too.
 CREATE TABLE trust_domains (
 	name   TEXT PRIMARY KEY,
 	tenant TEXT NOT NULL
