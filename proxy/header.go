@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -132,8 +133,13 @@ func answer(to, from http.Header, secret string) {
 		if folded := fold(name); hopByHop[folded] || named[folded] || folded == "alt-svc" || folded == "x-request-id" {
 			continue
 		}
-		if secret == "" || !strings.Contains(strings.Join(values, "\n"), secret) {
+		if !holds(values, secret) {
 			to[name] = values
 		}
 	}
+}
+
+// holds reports whether one of values contains secret.
+func holds(values []string, secret string) bool {
+	return secret != "" && slices.ContainsFunc(values, func(v string) bool { return strings.Contains(v, secret) })
 }
