@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"io"
 	"net/http"
 	"sync"
 	"time"
@@ -21,7 +20,7 @@ type exchange struct {
 	r       *http.Request
 	w       http.ResponseWriter
 	control *http.ResponseController
-	body    io.ReadCloser   // of the request
+	body    *idleBody
 	ctx     context.Context // ends when the caller leaves or the exchange is cut
 	cancel  context.CancelCauseFunc
 	started time.Time
@@ -46,6 +45,7 @@ type exchange struct {
 	mu    sync.Mutex // held by who sets a write deadline
 	why   *refusal   // what cut it, nil while nothing has
 	asked bool       // question is complete, and no longer changes
+	begun bool       // the answer is being written
 }
 
 // Ends of an exchange.
@@ -81,7 +81,9 @@ func (x *exchange) cut(why *refusal) {
 	}
 	x.why = why
 	x.cancel(why)
-	_ = x.control.SetWriteDeadline(time.Unix(1, 0)) // long past: frees a blocked write
+	if x.begun {
+		_ = x.control.SetWriteDeadline(time.Unix(1, 0)) // long past: frees a blocked write
+	}
 }
 
 // cutBy gives what cut the exchange, nil if nothing has.
@@ -112,14 +114,34 @@ func (x *exchange) reconsider() *refusal {
 	return nil
 }
 
+// write sends b, and what was buffered before it if flush is set, to a caller
+// that must take it in time. Once the exchange is cut it fails.
+func (x *exchange) write(b []byte, flush bool) error {
+	if !x.deadline(x.proxy.config.IdleTimeout, false) {
+		return x.why
+	}
+	return x.send(b, flush)
+}
+
+func (x *exchange) send(b []byte, flush bool) error {
+	n, err := x.w.Write(b)
+	x.sent += int64(n)
+	if err == nil && flush {
+		err = x.control.Flush()
+	}
+	x.deadline(0, false)
+	return err
+}
+
 // deadline bounds the next write; without within it lifts the bound. It reports
-// false once the exchange is cut.
-func (x *exchange) deadline(within time.Duration) bool {
+// false once the exchange is cut, unless the write is the last word on it.
+func (x *exchange) deadline(within time.Duration, last bool) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.why != nil {
+	if x.why != nil && !last {
 		return false
 	}
+	x.begun = !last
 	var at time.Time
 	if within > 0 {
 		at = time.Now().Add(within)
@@ -128,25 +150,10 @@ func (x *exchange) deadline(within time.Duration) bool {
 	return true
 }
 
-// write sends b, and what was buffered before it if flush is set, to a caller
-// that must take it in time.
-func (x *exchange) write(b []byte, flush bool) error {
-	if !x.deadline(x.proxy.config.IdleTimeout) {
-		return x.why
-	}
-	n, err := x.w.Write(b)
-	x.sent += int64(n)
-	if err == nil && flush {
-		err = x.control.Flush()
-	}
-	x.deadline(0)
-	return err
-}
-
 // refuse answers with a refusal, if an answer can still begin.
 func (x *exchange) refuse(r *refusal) {
-	x.outcome, x.reason = r.outcome, r.reason
-	x.status = r.status
+	_ = x.body.Close() // never fails
+	x.outcome, x.reason, x.status = r.outcome, r.reason, r.status
 	header := x.w.Header()
 	clear(header)
 	header.Set(headerRequestID, x.id)
@@ -158,7 +165,8 @@ func (x *exchange) refuse(r *refusal) {
 	if x.r.Method == http.MethodHead {
 		body = nil
 	}
-	if err := x.write(body, true); err != nil {
+	x.deadline(x.proxy.config.IdleTimeout, true)
+	if err := x.send(body, true); err != nil {
 		x.end = endClient
 	}
 }

@@ -221,6 +221,7 @@ func tlsReason(err error) string {
 	for _, known := range []struct{ part, reason string }{
 		{"didn't provide a certificate", "no-client-certificate"},
 		{"failed to parse client certificate", "malformed-certificate"},
+		{"exceeds maximum of", "too-large"},
 		{"RSA key larger", "unsupported-key"},
 		{"unsupported public key", "unsupported-key"},
 		{"by the client certificate", "no-key-proof"},

@@ -21,6 +21,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -208,6 +209,9 @@ type rig struct {
 	ended    chan struct{}
 	err      error
 	revision int64
+
+	stdout     io.Writer // where audit lines go without a file
+	auditQueue int       // 0 for the usual length
 }
 
 const secret = "sk-sample-0123456789abcdef"
@@ -255,7 +259,7 @@ func start(tb testing.TB, options ...option) *rig {
 func prepare(tb testing.TB, options ...option) *rig {
 	tb.Helper()
 	dir := tb.TempDir()
-	r := &rig{tb: tb, ca: newAuthority(tb, "td.test"), wl: newWorkloadAPI(tb), clock: &clock{}, log: &lockedBuffer{}}
+	r := &rig{tb: tb, ca: newAuthority(tb, "td.test"), wl: newWorkloadAPI(tb), clock: &clock{}, log: &lockedBuffer{}, stdout: io.Discard}
 	r.upstream = httptest.NewUnstartedServer(sampleupstream.New(sampleupstream.Config{
 		CredentialHeader: "Authorization", Credential: "Bearer " + secret,
 	}))
@@ -291,8 +295,11 @@ func (r *rig) run() {
 	r.tb.Helper()
 	tel, err := telemetry.New("proxy", r.log, slog.LevelDebug)
 	must(r.tb, err)
-	r.proxy, err = New(r.config, Deps{Telemetry: tel, Now: r.clock.now, Stdout: io.Discard})
+	r.proxy, err = New(r.config, Deps{Telemetry: tel, Now: r.clock.now, Stdout: r.stdout})
 	must(r.tb, err)
+	if r.auditQueue > 0 {
+		r.proxy.trail.sized(r.auditQueue)
+	}
 	addrs, err := r.proxy.Listen()
 	must(r.tb, err)
 	r.addr, r.metrics = addrs.Proxy.String(), "http://"+addrs.Metrics.String()
@@ -337,7 +344,7 @@ func samplePolicies() []policy.Policy {
 func (r *rig) writePolicies(list ...policy.Policy) int64 {
 	r.tb.Helper()
 	r.revision++
-	raw, err := json.Marshal(policy.Set{Revision: r.revision, Policies: list})
+	raw, err := json.Marshal(policy.Set{Revision: r.revision, Policies: append([]policy.Policy{}, list...)})
 	must(r.tb, err)
 	temporary := r.config.Policies.File + ".new"
 	must(r.tb, os.WriteFile(temporary, raw, 0o600))
@@ -434,8 +441,7 @@ func (r *rig) raw(cert tls.Certificate, text string) got {
 	must(r.tb, err)
 	defer conn.Close()
 	must(r.tb, conn.SetDeadline(time.Now().Add(20*time.Second)))
-	_, err = io.WriteString(conn, text)
-	must(r.tb, err)
+	_, _ = io.WriteString(conn, text) // the answer may come before the end
 	return readAnswer(r.tb, bufio.NewReader(conn))
 }
 
@@ -482,29 +488,41 @@ func (r *rig) recordOf(id string) record {
 	return found
 }
 
-// metric gives the value of a series from /metrics, 0 if it is not there.
-func (r *rig) metric(name string, labels ...string) float64 {
+// scrape gives /metrics.
+func (r *rig) scrape() string {
 	r.tb.Helper()
 	resp, err := http.Get(r.metrics + "/metrics")
 	must(r.tb, err)
 	defer http.DefaultClient.CloseIdleConnections()
 	defer resp.Body.Close()
+	raw, err := io.ReadAll(resp.Body)
+	must(r.tb, err)
+	return string(raw)
+}
+
+// metric gives the sum of the series with these labels from /metrics.
+func (r *rig) metric(name string, labels ...string) float64 {
+	r.tb.Helper()
 	total := 0.0
-	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
-		line := lines.Text()
-		if !strings.HasPrefix(line, name) {
-			continue
-		}
-		matches := true
+	for line := range strings.Lines(r.scrape()) {
+		matches := strings.HasPrefix(line, name)
 		for _, label := range labels {
 			matches = matches && strings.Contains(line, label)
 		}
-		var value float64
-		if _, err := fmt.Sscan(line[strings.LastIndexByte(line, ' ')+1:], &value); err == nil && matches {
-			total += value
+		if matches {
+			total += valueOf(line)
 		}
 	}
 	return total
+}
+
+func valueOf(line string) float64 {
+	line = strings.TrimSpace(line)
+	value, err := strconv.ParseFloat(line[strings.LastIndexByte(line, ' ')+1:], 64)
+	if err != nil {
+		return 0
+	}
+	return value
 }
 
 const chatSales = `{"model":"customer-service-llm","messages":[{"role":"user","content":"hello"}]}`

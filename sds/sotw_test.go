@@ -236,9 +236,7 @@ func TestPush(t *testing.T) {
 		stream.send(ask("default"))
 		version := stream.next().VersionInfo
 		for range 3 {
-			for range 20 {
-				agent.Cache.Wake()
-			}
+			agent.Cache.Wake()
 			put(agent, edge)
 			resp := stream.next()
 			if resp.VersionInfo == version {

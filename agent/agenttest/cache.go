@@ -2,16 +2,19 @@ package agenttest
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/spiffe/go-spiffe/v2/bundle/spiffebundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/authsec-ai/icp/agent/cache"
 	"github.com/authsec-ai/icp/agent/session"
+	"github.com/authsec-ai/icp/e2e/stage"
 	"github.com/authsec-ai/icp/identity"
 )
 
@@ -34,6 +37,7 @@ type Cache struct {
 	entries []held
 	bundles map[spiffeid.TrustDomain]*spiffebundle.Bundle
 	changed chan struct{} // closed and replaced at each change
+	reads   int           // of the state
 }
 
 type held struct {
@@ -97,8 +101,25 @@ func (c *Cache) DeleteBundle(td spiffeid.TrustDomain) {
 	c.change(func() { delete(c.bundles, td) })
 }
 
-// Wake tells every watcher of a change that is none.
-func (c *Cache) Wake() { c.change(func() {}) }
+// Wake tells the watchers of a change that is none, and returns when one of
+// them has looked.
+func (c *Cache) Wake() {
+	c.tb.Helper()
+	before := c.countReads()
+	c.change(func() {})
+	stage.Eventually(c.tb, 20*time.Second, func() error {
+		if c.countReads() == before {
+			return errors.New("nobody has looked at the change")
+		}
+		return nil
+	})
+}
+
+func (c *Cache) countReads() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.reads
+}
 
 // SetReady says whether the first sync is done.
 func (c *Cache) SetReady(ready bool) { c.change(func() { c.unready = !ready }) }
@@ -164,6 +185,7 @@ func (c *Cache) Bundles(selectors identity.Selectors) (session.Bundles, error) {
 func (c *Cache) state(selectors identity.Selectors) (*cache.Update, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.reads++
 	if c.failure != nil {
 		return nil, c.failure
 	}

@@ -95,7 +95,7 @@ func completeState(t *testing.T) {
 		t.Errorf("the message has %d federated bundles, want 1", len(after.FederatedBundles))
 	}
 	t.Run("unchanged is not sent", func(t *testing.T) {
-		for range 100 {
+		for range 3 {
 			agent.Cache.Wake()
 		}
 		agent.Cache.Delete(bot)

@@ -67,12 +67,12 @@ func (s *story) policyChange(ctx context.Context) error {
 	if _, err := running.next(ctx, func(l seen) bool { return l.Status == http.StatusForbidden }); err != nil {
 		return fmt.Errorf("before the change: %w", err)
 	}
+	written := time.Now()
 	if s.broken != "policy" {
 		if err := s.allow(ctx, "demo-sales", "sales-bot", customerModel, financialModel); err != nil {
 			return err
 		}
 	}
-	written := time.Now()
 	line, err := running.next(ctx, func(l seen) bool { return l.Status == http.StatusOK })
 	if err != nil {
 		return fmt.Errorf("after the change: %w", err)
@@ -133,12 +133,12 @@ func (s *story) deletion(ctx context.Context) error {
 		return fmt.Errorf("the caller was never served: %w", err)
 	}
 	s.row("sales-bot", "before", before)
+	deleted := time.Now()
 	if s.broken != "deletion" {
 		if err := s.admin.DeleteEntry(ctx, s.entries["sales-bot"]); err != nil {
 			return err
 		}
 	}
-	deleted := time.Now()
 	refused, err := caller.next(ctx, func(l seen) bool { return l.Time.After(deleted) && l.Status != http.StatusOK })
 	if err != nil {
 		return fmt.Errorf("the deleted caller is still served: %w", err)

@@ -83,10 +83,13 @@ func LintAuthority(der []byte) error {
 	if err := checkIssuer(cert); err != nil {
 		return err
 	}
+	if err := lintAuthorityID(raw); err != nil { // also says that there is a SAN
+		return err
+	}
 	selfSigned := bytes.Equal(cert.RawSubject, cert.RawIssuer)
 	return firstError(
 		lintExtensions(raw, oidSAN, oidBasicConstraints, oidKeyUsage, oidNameConstraints, oidSubjectKeyID, oidAuthorityKeyID),
-		lintAuthorityID(raw),
+		lintNames(raw, tagURI),
 		lintSubject(raw),
 		lintSANCritical(raw),
 		lintCritical(raw, oidBasicConstraints, LintBasicConstraints),
@@ -199,7 +202,7 @@ func lintSubject(raw *rawCert) error {
 	return nil
 }
 
-// lintAuthorityID asks for exactly one name, the ID of a trust domain.
+// lintAuthorityID asks for exactly one URI, the ID of a trust domain.
 func lintAuthorityID(raw *rawCert) error {
 	id, err := leafID(raw) // the same one URI, here without a path
 	switch {
@@ -208,7 +211,7 @@ func lintAuthorityID(raw *rawCert) error {
 	case id.Path() != "":
 		return refuse(LintAuthorityID, "the signing certificate's ID %s has a path", id)
 	}
-	return lintNames(raw, tagURI)
+	return nil
 }
 
 // lintConstraints asks that URI constraints are bare hosts: one written as

@@ -24,6 +24,9 @@ type Template struct {
 	SPKI       []byte
 	Extensions []Extension
 
+	// Signed changes the TBSCertificate just before it is signed; nil leaves it.
+	Signed func(tbs []byte) []byte
+
 	hash  crypto.Hash         // for the signature; 0 means SHA-256
 	after func([]byte) []byte // changes the finished certificate
 }
@@ -120,6 +123,9 @@ func (t Template) sign(by *Issuer) ([]byte, error) {
 		t.Outside = t.Algorithm
 	}
 	tbs := t.tbs()
+	if t.Signed != nil {
+		tbs = t.Signed(tbs)
+	}
 	signature, err := signBytes(by.Key, t.hash, tbs)
 	if err != nil {
 		return nil, fmt.Errorf("sign certificate: %w", err)

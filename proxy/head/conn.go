@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"sync/atomic"
+	"time"
 )
 
 // Conn is a connection that lets through well-framed HTTP/1 requests only. One
@@ -71,6 +72,25 @@ func (c *Conn) Read(p []byte) (int, error) {
 	n := copy(p, c.buf[:c.ready])
 	c.deliver(n)
 	return n, nil
+}
+
+// Close closes the connection. After a refusal it first takes in for a moment
+// what the client is still sending: closing over unread bytes resets the
+// connection, and the client would lose the answer.
+func (c *Conn) Close() error {
+	if c.Refusal() != nil || c.BodyRefusal() != nil {
+		c.linger()
+	}
+	return c.Conn.Close()
+}
+
+func (c *Conn) linger() {
+	const most, patience = 1 << 20, 500 * time.Millisecond
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		_ = half.CloseWrite() // the connection is closed next, whatever comes of it
+	}
+	_ = c.Conn.SetReadDeadline(time.Now().Add(patience))
+	_, _ = io.CopyN(io.Discard, c.Conn, most)
 }
 
 // direct reports whether the next bytes need no check.

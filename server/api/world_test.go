@@ -62,9 +62,16 @@ const heartbeat = 300 * time.Millisecond
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
+	return newWorldOn(t, func(s store.Store) store.Store { return s })
+}
+
+// newWorldOn puts something between the server and its store.
+func newWorldOn(t *testing.T, wrap func(store.Store) store.Store) *world {
+	t.Helper()
 	w := &world{t: t, clock: &clock{}, log: &bytes.Buffer{}, dbPath: filepath.Join(t.TempDir(), "icp.db")}
 	ctx, cancel := context.WithCancel(context.Background())
 	w.store = must(sqlite.Open(ctx, w.dbPath, sqlite.Options{}))(t)
+	w.store = wrap(w.store)
 	w.telemetry = must(telemetry.New("test", w.log, slog.LevelDebug))(t)
 	custody := must(disk.Open(filepath.Join(t.TempDir(), "keys")))(t)
 	authority := must(ca.New(ca.Config{Store: w.store, Custody: custody, Now: w.clock.Now, Rand: rand.Reader,
@@ -91,6 +98,7 @@ func newWorld(t *testing.T) *world {
 		stopped = true
 		cancel()
 		check(t, <-ended)
+		authority.Close()
 		check(t, w.store.Close())
 	}
 	t.Cleanup(w.stop)

@@ -288,9 +288,11 @@ func keyID(spki []byte) []byte {
 // forget overwrites a private key. Copies that the runtime or the cryptographic
 // library made are out of our reach.
 func forget(key *ecdsa.PrivateKey) {
-	if key != nil && key.D != nil { //nolint:staticcheck // D is where the secret lies
-		clear(key.D.Bits())
+	if key == nil {
+		return
 	}
+	//lint:ignore SA1019 the deprecated field is where the secret lies
+	clear(key.D.Bits())
 }
 
 // serialBytes is the length of serial numbers and token ids.

@@ -101,11 +101,11 @@ func New(cfg Config) (*CA, error) {
 func (c *CA) Close() { c.closer.close() }
 
 // CreateTenant makes the tenant's key-encryption key and all its authorities,
-// then stores tenant and authorities in one step. An empty trust domain means
-// the tenant's id. After a failure it can be called again.
+// then stores tenant and authorities in one step. A tenant's id has the form of
+// a trust domain name, and is its trust domain if none is given. After a failure it can be called again.
 func (c *CA) CreateTenant(ctx context.Context, t store.Tenant, ev audit.Event) error {
-	if t.ID == "" {
-		return identity.Errorf(identity.Invalid, "a tenant needs an id")
+	if _, err := identity.ParseTrustDomain(t.ID); err != nil {
+		return identity.Errorf(identity.Invalid, "tenant id %q must be lower-case letters, digits, '-', '_' and '.'", identity.Clip(t.ID))
 	}
 	if t.TrustDomain == "" {
 		t.TrustDomain = t.ID

@@ -9,7 +9,9 @@
 //
 // Errors are *identity.Error: NotFound for what is absent or another tenant's,
 // Conflict (with the ID in the way) for a duplicate, Denied where an
-// authorization inside a statement failed.
+// authorization inside a statement failed; Invalid for what can't be stored;
+// Unavailable when the database does not answer (the outcome of a write is then
+// unknown). Times are kept to the microsecond.
 package store
 
 import (
@@ -68,7 +70,8 @@ type Tenants interface {
 	TenantByTrustDomain(ctx context.Context, td string) (Tenant, error)
 	Tenants(ctx context.Context) ([]Tenant, error)
 	UpdateSettings(ctx context.Context, tenant string, s Settings, ev audit.Event) error
-	// Wait returns the tenant's cursor as soon as it is past after, or when ctx ends.
+	// Wait returns the tenant's cursor as soon as it is past after. When ctx ends
+	// it returns the last cursor it knows with ctx's own error.
 	Wait(ctx context.Context, tenant string, after Cursor) (Cursor, error)
 	// Changes lists what changed after a revision, oldest first, at most limit
 	// or a few more: a revision is never split.
@@ -106,7 +109,7 @@ type EntryFilter struct {
 
 // Registry keeps entries, policies and the audit trail.
 type Registry interface {
-	// CreateEntry fills in Revision. An entry with the same SPIFFE ID, parent and selectors is a Conflict.
+	// CreateEntry fills in Revision; ID and CreatedAt are the caller's. An entry with the same SPIFFE ID, parent and selectors is a Conflict.
 	CreateEntry(ctx context.Context, e identity.Entry, ev audit.Event) (identity.Entry, error)
 	// UpdateEntry replaces the Spec. ifRevision 0 means whatever is there; else a mismatch is a Conflict.
 	UpdateEntry(ctx context.Context, e identity.Entry, ifRevision int64, ev audit.Event) (identity.Entry, error)
@@ -128,12 +131,14 @@ type Registry interface {
 	Policies(ctx context.Context, tenant string) (policy.Set, error)
 
 	// RecordEvent writes an audit event that comes with no mutation (a denial).
+	// Without a tenant it is the platform's; Events lists those under "".
 	RecordEvent(ctx context.Context, ev audit.Event) error
 	// Events lists newest first; before 0 means from the newest.
 	Events(ctx context.Context, tenant string, before int64, limit int) ([]audit.Event, error)
 }
 
-// JoinToken is a single-use right to attest one node.
+// JoinToken is a single-use right to attest one node. Join tokens make no
+// revision: nobody keeps a copy of them.
 type JoinToken struct {
 	ID        string    `json:"id"` // public handle
 	Tenant    string    `json:"tenant"`
@@ -152,11 +157,13 @@ type Nodes interface {
 	JoinTokenByHash(ctx context.Context, hash []byte) (JoinToken, error)
 
 	// AttestNode uses up the token (if tokenHash is not nil) and writes node and
-	// issuance, all or nothing. An absent, used or expired token is
-	// Unauthenticated; a node with that ID that is live under another key is a
+	// issuance (an intent of kind Agent), all or nothing. An absent, used or
+	// expired token, or another tenant's, is Unauthenticated; one for another node
+	// name is Denied; a node with that ID that is live under another key is a
 	// Conflict, a banned one Denied.
 	AttestNode(ctx context.Context, n identity.Node, tokenHash []byte, now time.Time, ev audit.Event) error
-	// RenewNode replaces the serial oldSerial by n.Serial. Any other current
+	// RenewNode replaces the serial oldSerial by n.Serial, with n's key and
+	// expiry, and records the issuance. Any other current
 	// serial is a Conflict (two holders of one key); a banned node is Denied.
 	RenewNode(ctx context.Context, n identity.Node, oldSerial string, now time.Time, ev audit.Event) error
 	Node(ctx context.Context, tenant, id string) (identity.Node, error)
@@ -219,6 +226,8 @@ type Issuance struct {
 
 // Issuances keeps authorities, the issuance record and revocations.
 type Issuances interface {
+	// PutAuthority adds a key and claims its trust domain for the tenant. An ID or
+	// key that exists, or a trust domain of another tenant, is a Conflict.
 	PutAuthority(ctx context.Context, a Authority, ev audit.Event) error
 	// Authorities gives a tenant's, newest first.
 	Authorities(ctx context.Context, tenant string) ([]Authority, error)
@@ -227,15 +236,18 @@ type Issuances interface {
 	// item is Denied unless its entry exists at EntryRevision with that SPIFFE
 	// ID, is parented to node (or to no node), and node is current, not expired
 	// at now and not banned. A second item with the RequestID and SPKI of an
-	// earlier one gets that one back. The answer has one Intent or error per item.
+	// earlier one of this node gets that one back; the same RequestID for
+	// anything else, or for one that is revoked or has expired, is a Conflict, and
+	// so is a serial in use. The answer has one Intent or error per item.
 	RecordIntents(ctx context.Context, tenant, node string, now time.Time, items []Intent) ([]Intent, []error, error)
-	// FinishIntents marks serials issued (or abandoned).
+	// FinishIntents marks serials issued (or abandoned); it passes over unknown ones.
 	FinishIntents(ctx context.Context, tenant string, serials []string, issued bool) error
 	// Issued finds one record; NotFound if there is none.
 	Issued(ctx context.Context, tenant, serial string) (Issuance, error)
 	// IssuanceCount counts records that are not abandoned.
 	IssuanceCount(ctx context.Context, tenant string) (int64, error)
-	// Revocations gives what is revoked and not yet expired at now.
+	// Revocations gives what is revoked and not yet expired at now. Intents that
+	// were never finished, or abandoned, count as live: they may have got out.
 	Revocations(ctx context.Context, tenant string, now time.Time) ([]identity.Revocation, error)
 	// Revoked reports whether one serial is revoked.
 	Revoked(ctx context.Context, tenant, serial string) (bool, error)
@@ -254,7 +266,8 @@ const (
 	Auditor       Role = "auditor"
 )
 
-// APIToken is a bearer credential of an administrator or program.
+// APIToken is a bearer credential of an administrator or program. API tokens
+// make no revision.
 type APIToken struct {
 	ID        string    `json:"id"`
 	Tenant    string    `json:"tenant,omitempty"` // "" for PlatformAdmin
@@ -269,6 +282,7 @@ type APIToken struct {
 type Access interface {
 	CreateAPIToken(ctx context.Context, t APIToken, ev audit.Event) error
 	APITokenByHash(ctx context.Context, hash []byte) (APIToken, error)
+	// APITokens lists a tenant's, or with "" the platform's.
 	APITokens(ctx context.Context, tenant string) ([]APIToken, error)
 	DeleteAPIToken(ctx context.Context, tenant, id string, ev audit.Event) error
 }

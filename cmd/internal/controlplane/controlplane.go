@@ -101,14 +101,19 @@ func Open(ctx context.Context, cfg Config, tel *telemetry.Telemetry) (*ControlPl
 		Now:       time.Now, Random: rand.Reader, ReattestGrace: cfg.ReattestGrace,
 	})
 	if err != nil {
+		authority.Close()
 		return nil, errors.Join(err, db.Close())
 	}
 	tel.AddCheck("store", db.Ping)
 	return &ControlPlane{Server: srv, Store: db, CA: authority, CAFile: caFile}, nil
 }
 
-// Close releases the store. Call it after Run has returned.
-func (c *ControlPlane) Close() error { return c.Store.Close() }
+// Close has the CA finish its records and releases the store. Call it after Run
+// has returned.
+func (c *ControlPlane) Close() error {
+	c.CA.Close()
+	return c.Store.Close()
+}
 
 func openStore(ctx context.Context, cfg Config, tel *telemetry.Telemetry) (store.Store, error) {
 	if cfg.Store.SQLite != "" && cfg.Store.Postgres != "" {

@@ -41,6 +41,9 @@ type Options struct {
 // channel carries the tenants that changed, from server to server.
 const channel = "icp_changes"
 
+// lock lets one server at a time change tables and rights.
+const lock = `SELECT pg_advisory_xact_lock(hashtext('icp_schema'))`
+
 const defaultConns = 16 // unless the DSN has pool_max_conns
 
 // Open connects to the database that dsn names (a URL or key=value text, with
@@ -110,7 +113,7 @@ func migrate(ctx context.Context, db *sql.DB) error {
 	}
 	return sqlstore.Migrate(ctx, db, sqlstore.Migrations{Files: files,
 		Exists: `SELECT to_regclass('icp_schema') IS NOT NULL`,
-		Lock:   `SELECT pg_advisory_xact_lock(hashtext('icp_schema'))`,
+		Lock:   lock,
 	})
 }
 
@@ -128,11 +131,29 @@ func migrateAsOwner(ctx context.Context, dsn, role string) error {
 	if role == cfg.User {
 		return nil
 	}
+	return grant(ctx, db, role)
+}
+
+// grant lets role read and write rows. Two servers must not do it at once:
+// PostgreSQL fails one of them.
+func grant(ctx context.Context, db *sql.DB, role string) error {
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback() // does nothing after Commit
 	to := pgx.Identifier{role}.Sanitize()
-	_, err = db.ExecContext(ctx, `GRANT USAGE ON SCHEMA public TO `+to+`;
-		GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO `+to+`;
-		REVOKE INSERT, UPDATE, DELETE ON icp_schema FROM `+to)
-	return err
+	for _, statement := range []string{
+		lock,
+		`GRANT USAGE ON SCHEMA public TO ` + to,
+		`GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO ` + to,
+		`REVOKE INSERT, UPDATE, DELETE ON icp_schema FROM ` + to,
+	} {
+		if _, err := tx.ExecContext(ctx, statement); err != nil {
+			return fmt.Errorf("grant rights to %s: %w", role, err)
+		}
+	}
+	return tx.Commit()
 }
 
 func announcer(pool *pgxpool.Pool) func(context.Context, []string) error {
@@ -149,7 +170,7 @@ func listener(cfg *pgx.ConnConfig) func(context.Context, func(string)) error {
 		if err != nil {
 			return err
 		}
-		defer conn.Close(context.WithoutCancel(ctx))
+		defer hangUp(conn)
 		if _, err := conn.Exec(ctx, `LISTEN `+channel); err != nil {
 			return err
 		}
@@ -162,6 +183,12 @@ func listener(cfg *pgx.ConnConfig) func(context.Context, func(string)) error {
 			heard(n.Payload)
 		}
 	}
+}
+
+func hangUp(conn *pgx.Conn) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = conn.Close(ctx) // it may be lost already
 }
 
 // oneLine prints a driver's error, which may have several lines, as one.

@@ -68,7 +68,7 @@ func (dialect) Classify(err error) sqlstore.Failure {
 		return sqlstore.Duplicate
 	}
 	switch e.Code() & 0xff {
-	case codes.SQLITE_BUSY, codes.SQLITE_LOCKED, codes.SQLITE_INTERRUPT:
+	case codes.SQLITE_BUSY, codes.SQLITE_LOCKED, codes.SQLITE_INTERRUPT, codes.SQLITE_FULL:
 		return sqlstore.Unavailable
 	}
 	return sqlstore.Fault

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"reflect"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -226,6 +227,37 @@ func testUpdateEntry(t *testing.T, open Opener) {
 		sameList(t, "entries with "+selector, entryIDs(found), want)
 	}
 	checkHistory(t, s, "a")
+}
+
+// testUpdateRace has many writers update one entry from the same revision: one wins.
+func testUpdateRace(t *testing.T, open Opener) {
+	servers := []store.Store{open(t), open(t)}
+	addTenant(t, servers[0], "a")
+	e := addEntry(t, servers[0], "a", "e1")
+	for range 5 {
+		updated := make(chan identity.Entry, 20)
+		var all sync.WaitGroup
+		for i := range cap(updated) {
+			all.Go(func() {
+				mine := e
+				mine.TTL = identity.Duration(time.Duration(i+1) * time.Second)
+				got, err := servers[i%2].UpdateEntry(t.Context(), mine, e.Revision, event("entry.update"))
+				switch identity.CodeOf(err) {
+				case "":
+					updated <- got
+				case identity.Conflict:
+				default:
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		equal(t, "winners", len(updated), 1)
+		e = <-updated
+		if now := get(servers[1].Entry(t.Context(), "a", "e1"))(t); !reflect.DeepEqual(now, e) {
+			t.Fatalf("entry %+v; want the winner's, %+v", now, e)
+		}
+	}
 }
 
 func testListEntries(t *testing.T, open Opener) {

@@ -12,22 +12,27 @@ import (
 	"github.com/authsec-ai/icp/server/store"
 )
 
+// Fill makes a tenant with something of every kind.
+func Fill(t testing.TB, s store.Store, tenant string) {
+	ctx := t.Context()
+	addTenant(t, s, tenant)
+	addNode(t, s, tenant, "one", "01")
+	addToken(t, s, tenant, "t1")
+	get(s.PutPolicy(ctx, tenant, newPolicy("p1"), event("policy.put")))(t)
+	must(t, s.PutAuthority(ctx, newAuthority(tenant, "key of "+tenant), event("authority.put")))
+	must(t, s.CreateAPIToken(ctx, store.APIToken{ID: "api", Tenant: tenant, Role: store.Viewer, Hash: []byte("h" + tenant)}, event("token.create")))
+	issue(t, s, addEntry(t, s, tenant, "e1"), "aa")
+	issue(t, s, addEntry(t, s, tenant, "doomed"), "ab")
+	must(t, s.DeleteEntry(ctx, tenant, "doomed", start, event("entry.delete")))
+}
+
 // testIsolation asks tenant b for tenant a's objects by every method: each is
 // NotFound (or Denied, or an empty list), and nothing of a's changes.
 func testIsolation(t *testing.T, open Opener) {
 	s, ctx := open(t), t.Context()
-	addTenant(t, s, "a")
 	addTenant(t, s, "b")
-	n := addNode(t, s, "a", "one", "01")
-	e := addEntry(t, s, "a", "e1")
-	k := addToken(t, s, "a", "t1")
-	get(s.PutPolicy(ctx, "a", newPolicy("p1"), event("policy.put")))(t)
-	must(t, s.PutAuthority(ctx, newAuthority("a", "k1"), event("authority.put")))
-	must(t, s.CreateAPIToken(ctx, store.APIToken{ID: "api", Tenant: "a", Role: store.Viewer, Hash: []byte("h")}, event("token.create")))
-	issue(t, s, e, "aa")
-	doomed := addEntry(t, s, "a", "doomed")
-	issue(t, s, doomed, "ab")
-	must(t, s.DeleteEntry(ctx, "a", doomed.ID, start, event("entry.delete")))
+	Fill(t, s, "a")
+	n, k, e := newNode("a", "one", "01"), newToken("a", "t1"), get(s.Entry(ctx, "a", "e1"))(t)
 	before := picture(t, s, "a")
 	renewed := newNode("a", "one", "0f")
 	renewed.Tenant = "b"
@@ -159,16 +164,8 @@ func testManyWriters(t *testing.T, open Opener) {
 
 // testReopen closes the store and opens it again: it is the same.
 func testReopen(t *testing.T, open Opener) {
-	s, ctx := open(t), t.Context()
-	addTenant(t, s, "a")
-	addNode(t, s, "a", "one", "01")
-	e := addEntry(t, s, "a", "e1")
-	addToken(t, s, "a", "t1")
-	get(s.PutPolicy(ctx, "a", newPolicy("p1"), event("policy.put")))(t)
-	must(t, s.PutAuthority(ctx, newAuthority("a", "k1"), event("authority.put")))
-	issue(t, s, e, "aa")
-	must(t, s.DeleteEntry(ctx, "a", "e1", start, event("entry.delete")))
-	addEntry(t, s, "a", "e2")
+	s := open(t)
+	Fill(t, s, "a")
 	before := picture(t, s, "a")
 	must(t, s.Close())
 	s = open(t)

@@ -183,7 +183,7 @@ func (p *parts) openProxy() error {
 	cfg.WorkloadAPI, cfg.SPIFFEID = p.info.AgentSocket, proxyID
 	cfg.AuditFile = p.dir.file("proxy-audit.jsonl")
 	cfg.Policies.Server, cfg.Policies.ServerCAFile = p.info.ServerURL, p.info.ServerCAFile
-	cfg.Policies.StateFile = p.dir.file("proxy-policies.json")
+	cfg.Policies.CacheFile = p.dir.file("proxy-policies.json")
 	cfg.Routes = []upstream.Route{
 		{Service: "llm", PathPrefix: "/v1", Upstream: p.info.UpstreamURL, LLM: true, Credential: key},
 		{Service: "echo", PathPrefix: "/echo", Upstream: p.info.UpstreamURL, Credential: key},

@@ -53,10 +53,10 @@ type DB struct {
 	running sync.WaitGroup
 }
 
-// hooks let a test stand between two steps of a mutation.
+// hooks let a test stand between two steps of a write.
 type hooks struct {
 	number       func(ctx context.Context, t *tx, tenant string, c count) (counters, error)
-	beforeCommit func(scope Scope)
+	beforeCommit func(scope Scope) error
 }
 
 var _ store.Store = (*DB)(nil)
@@ -68,7 +68,7 @@ func New(cfg Config) (*DB, error) {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	db := &DB{cfg: cfg, watch: newWatch(), stop: stop}
-	db.hooks = hooks{number: takeCounters, beforeCommit: func(Scope) {}}
+	db.hooks = hooks{number: takeCounters, beforeCommit: func(Scope) error { return nil }}
 	db.lanes.run = db.runBatch
 	db.running.Go(func() { db.follow(ctx) })
 	if cfg.Announce != nil {

@@ -151,7 +151,7 @@ func (db *DB) UpdateEntry(ctx context.Context, e identity.Entry, ifRevision int6
 			return err
 		}
 		if ifRevision != 0 && ifRevision != old.Revision {
-			return conflict(e.ID, "entry %q is at revision %d, not %d; read it again", e.ID, old.Revision, ifRevision)
+			return conflict(e.ID, "entry %q is no longer at revision %d; read it again", e.ID, ifRevision)
 		}
 		if err := replaceSpec(ctx, t, e); err != nil {
 			return err
@@ -178,6 +178,8 @@ func moveChanges(old, e identity.Entry) []store.Change {
 	return []store.Change{gone, now}
 }
 
+// replaceSpec writes the new Spec. The row has no revision until finish gives
+// it one, so that nothing later in the same transaction takes it for the old one.
 func replaceSpec(ctx context.Context, t *tx, e identity.Entry) error {
 	spec, err := toJSON(e.Spec)
 	if err != nil {
@@ -190,7 +192,7 @@ func replaceSpec(ctx context.Context, t *tx, e identity.Entry) error {
 	if len(twins) > 0 {
 		return conflict(twins[0], "entry %q has the same SPIFFE ID, parent and selectors", twins[0])
 	}
-	if _, err = t.exec(ctx, `UPDATE entries SET spiffe_id = $3, parent_id = $4, fingerprint = $5, spec = $6
+	if _, err := t.exec(ctx, `UPDATE entries SET spiffe_id = $3, parent_id = $4, fingerprint = $5, spec = $6, revision = 0
 		WHERE tenant = $1 AND id = $2`, e.Tenant, e.ID, e.SPIFFEID.String(), e.ParentID.String(), fingerprint(e.Spec), spec); err != nil {
 		return err
 	}

@@ -104,12 +104,18 @@ func (db *DB) write(ctx context.Context, doing string, scope Scope, body func(ct
 		return db.failed(doing, db.queue(ctx, Scope{Across: true}, body))
 	}
 	return db.failed(doing, db.attempt(func() error {
-		return db.transact(ctx, db.cfg.Write, db.cfg.Dialect.WriteOptions(), scope, func(t *tx) error { return body(ctx, t) })
+		return db.transact(ctx, db.cfg.Write, db.cfg.Dialect.WriteOptions(), scope, func(t *tx) error {
+			if err := body(ctx, t); err != nil {
+				return err
+			}
+			return db.hooks.beforeCommit(scope)
+		})
 	}))
 }
 
 // queue waits for its job. A caller that gives up leaves a job that has not
-// begun undone; one that has begun may still be committed.
+// begun undone; one that has begun may still be committed. After an error the
+// body may therefore still run: its caller must not look at what it writes.
 func (db *DB) queue(ctx context.Context, scope Scope, body func(ctx context.Context, t *tx) error) error {
 	j := &job{ctx: ctx, body: body, done: make(chan error, 1)}
 	if err := db.lanes.add(scope, j); err != nil {
@@ -180,9 +186,8 @@ func (db *DB) commitBatch(ctx context.Context, scope Scope, batch []*job) ([]err
 		if err := db.finish(ctx, t); err != nil {
 			return err
 		}
-		db.hooks.beforeCommit(scope)
 		done = t.records
-		return nil
+		return db.hooks.beforeCommit(scope)
 	})
 	if err != nil {
 		return nil, err

@@ -11,7 +11,7 @@ import (
 )
 
 // PutPolicy implements store.Registry.
-func (db *DB) PutPolicy(ctx context.Context, tenant string, p policy.Policy, ev audit.Event) (created bool, err error) {
+func (db *DB) PutPolicy(ctx context.Context, tenant string, p policy.Policy, ev audit.Event) (bool, error) {
 	if p.Name == "" {
 		return false, identity.Errorf(identity.Invalid, "a policy needs a name")
 	}
@@ -19,6 +19,7 @@ func (db *DB) PutPolicy(ctx context.Context, tenant string, p policy.Policy, ev 
 	if err != nil {
 		return false, err
 	}
+	var created bool
 	err = db.mutate(ctx, "put policy", tenant, func(ctx context.Context, t *tx) error {
 		n, err := t.exec(ctx, `INSERT INTO policies (tenant, name, body) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`, tenant, p.Name, body)
 		if err != nil {
@@ -32,7 +33,7 @@ func (db *DB) PutPolicy(ctx context.Context, tenant string, p policy.Policy, ev 
 		t.leave(tenant, ev, store.Change{Kind: store.ChangePolicy, Object: p.Name})
 		return nil
 	})
-	return created, err
+	return err == nil && created, err
 }
 
 // DeletePolicy implements store.Registry.

@@ -69,11 +69,15 @@ func (db *DB) Prune(ctx context.Context, before time.Time) error {
 	return nil
 }
 
-func (db *DB) pruneOnce(ctx context.Context, table string, before time.Time) (n int64, err error) {
-	err = db.write(ctx, "prune "+table, Scope{Across: true}, func(ctx context.Context, t *tx) error {
+func (db *DB) pruneOnce(ctx context.Context, table string, before time.Time) (int64, error) {
+	var n int64
+	err := db.write(ctx, "prune "+table, Scope{Across: true}, func(ctx context.Context, t *tx) (err error) {
 		n, err = t.exec(ctx, `DELETE FROM `+table+` WHERE (tenant, serial) IN
 			(SELECT tenant, serial FROM `+table+` WHERE expires_at < $1 LIMIT $2)`, toMicro(before), pruneStep)
 		return err
 	})
-	return n, err
+	if err != nil {
+		return 0, err
+	}
+	return n, nil
 }

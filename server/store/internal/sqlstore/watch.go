@@ -88,9 +88,9 @@ func (w *watch) heard(tenant string) {
 			w.stale[name] = true
 		}
 	}
-	any := len(w.stale) > 0
+	some := len(w.stale) > 0
 	w.mu.Unlock()
-	if any {
+	if some {
 		signal(w.look)
 	}
 }

@@ -1,4 +1,7 @@
-package api
+// Package strictjson decodes the JSON that people and agents send, and refuses
+// what can be read in two ways: encoding/json lets the last of two equal keys
+// win, matches field names in any capitals, and replaces what is not Unicode.
+package strictjson
 
 import (
 	"bytes"
@@ -6,8 +9,6 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"mime"
-	"net/http"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -15,67 +16,18 @@ import (
 	"github.com/authsec-ai/icp/identity"
 )
 
-// body says what request body a route takes.
-type body int
+// MaxDepth is how deep a document may be nested.
+const MaxDepth = 32
 
-const (
-	none        body = iota // none is read
-	strict                  // JSON from people: an unknown field is an error
-	curlDefault             // strict, also under the content type that curl sends unasked
-	tolerant                // JSON from agents: unknown fields are ignored, so that versions can differ
-)
+// Decode reads the one JSON object that raw holds into the struct that into
+// points to. A field that the struct does not have is an error, also if it
+// differs in capitals alone. Errors are *identity.Error with code Invalid.
+func Decode(raw []byte, into any) error { return decode(raw, into, true) }
 
-const (
-	maxBodyBytes = 1 << 20 // from people
-	maxWireBytes = 4 << 20 // from agents: 500 signing requests with their selectors
-	maxDepth     = 32      // of nesting
-)
+// DecodeKnown is Decode that skips fields which the struct does not have.
+func DecodeKnown(raw []byte, into any) error { return decode(raw, into, false) }
 
-func (b body) limit() int64 {
-	if b == tolerant {
-		return maxWireBytes
-	}
-	return maxBodyBytes
-}
-
-// checkContentType accepts JSON, and requests that don't say what they are.
-func (b body) checkContentType(header http.Header) error {
-	if encoding := header.Get("Content-Encoding"); encoding != "" && encoding != "identity" {
-		return identity.Errorf(identity.Unsupported, "content encoding %q is not accepted; send the body uncompressed", identity.Clip(encoding))
-	}
-	contentType := header.Get("Content-Type")
-	if contentType == "" {
-		return nil
-	}
-	media, params, err := mime.ParseMediaType(contentType)
-	charset := strings.ToLower(params["charset"])
-	switch {
-	case err == nil && media == "application/json" && (charset == "" || charset == "utf-8"):
-		return nil
-	case err == nil && media == "application/merge-patch+json":
-		return nil
-	case b == curlDefault && media == "application/x-www-form-urlencoded":
-		return nil
-	}
-	return identity.Errorf(identity.Unsupported, "content type %q is not accepted; send application/json in UTF-8", identity.Clip(contentType))
-}
-
-// read gives a request's whole body, which must be within the limit.
-func (b body) read(r *http.Request) ([]byte, error) {
-	raw, err := io.ReadAll(io.LimitReader(r.Body, b.limit()+1))
-	if err != nil {
-		return nil, &identity.Error{Code: identity.Invalid, Message: "body could not be read to its end", Err: err}
-	}
-	if int64(len(raw)) > b.limit() {
-		return nil, identity.Errorf(identity.TooLarge, "body is over the limit of %d bytes", b.limit())
-	}
-	return raw, nil
-}
-
-// decode reads one JSON document into the struct that into points to. What can
-// be read in two ways is refused: duplicate keys, trailing data, text that is
-// not UTF-8. Unless tolerant, so are unknown fields, also other capitals.
-func (b body) decode(raw []byte, into any) error {
+func decode(raw []byte, into any, exact bool) error {
 	trimmed := bytes.TrimSpace(raw)
 	if len(trimmed) == 0 {
 		return identity.Errorf(identity.Invalid, "body is empty; send a JSON object")
@@ -86,11 +38,11 @@ func (b body) decode(raw []byte, into any) error {
 	if trimmed[0] != '{' {
 		return identity.Errorf(identity.Invalid, "body is not a JSON object")
 	}
-	if err := b.checkKeys(raw); err != nil {
+	if err := checkKeys(raw, exact); err != nil {
 		return err
 	}
 	dec := json.NewDecoder(bytes.NewReader(raw))
-	if b != tolerant {
+	if exact {
 		dec.DisallowUnknownFields()
 	}
 	if err := dec.Decode(into); err != nil {
@@ -125,10 +77,10 @@ func unknownField(name string) error {
 }
 
 // checkKeys walks the document before it is decoded.
-func (b body) checkKeys(raw []byte) error {
+func checkKeys(raw []byte, exact bool) error {
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	dec.UseNumber()
-	w := keyWalker{dec: dec, exact: b != tolerant}
+	w := keyWalker{dec: dec, exact: exact}
 	if err := w.value(0, false); err != nil {
 		if identity.CodeOf(err) == identity.Internal {
 			err = identity.Errorf(identity.Invalid, "body is not valid JSON after byte %d", dec.InputOffset())
@@ -150,8 +102,8 @@ type keyWalker struct {
 
 // value reads one value. Keys of a free object are data and not field names.
 func (w *keyWalker) value(depth int, free bool) error {
-	if depth > maxDepth {
-		return identity.Errorf(identity.Invalid, "body is nested more than %d deep", maxDepth)
+	if depth > MaxDepth {
+		return identity.Errorf(identity.Invalid, "body is nested more than %d deep", MaxDepth)
 	}
 	token, err := w.dec.Token()
 	if err != nil {
@@ -211,14 +163,15 @@ func (w *keyWalker) key(key string, seen map[string]bool, free bool) error {
 		return identity.Errorf(identity.Invalid, "field %q is given twice", identity.Clip(key))
 	}
 	seen[key] = true
-	if w.exact && !free && strings.Trim(key, fieldNameBytes) != "" {
+	if w.exact && !free && strings.Trim(key, FieldNameBytes) != "" {
 		return unknownField(key)
 	}
 	return nil
 }
 
-// fieldNameBytes are those that names of fields are made of.
-const fieldNameBytes = "abcdefghijklmnopqrstuvwxyz0123456789_"
+// FieldNameBytes are those that names of fields may be made of, in the structs
+// that Decode fills.
+const FieldNameBytes = "abcdefghijklmnopqrstuvwxyz0123456789_"
 
 // freeObjects are the fields whose object's keys the sender chooses.
 func freeObjects() []string { return []string{"selectors", "data"} }

@@ -1,0 +1,75 @@
+package api
+
+import (
+	"io"
+	"mime"
+	"net/http"
+	"strings"
+
+	"github.com/authsec-ai/icp/identity"
+	"github.com/authsec-ai/icp/server/api/strictjson"
+)
+
+// body says what request body a route takes.
+type body int
+
+const (
+	none        body = iota // none is read
+	strict                  // JSON from people: an unknown field is an error
+	curlDefault             // strict, also under the content type that curl sends unasked
+	tolerant                // JSON from agents: unknown fields are ignored, so that versions can differ
+)
+
+const (
+	maxBodyBytes = 1 << 20 // from people
+	maxWireBytes = 4 << 20 // from agents: 500 signing requests with their selectors
+)
+
+func (b body) limit() int64 {
+	if b == tolerant {
+		return maxWireBytes
+	}
+	return maxBodyBytes
+}
+
+// checkContentType accepts JSON, and requests that don't say what they are.
+func (b body) checkContentType(header http.Header) error {
+	if encoding := header.Get("Content-Encoding"); encoding != "" && encoding != "identity" {
+		return identity.Errorf(identity.Unsupported, "content encoding %q is not accepted; send the body uncompressed", identity.Clip(encoding))
+	}
+	contentType := header.Get("Content-Type")
+	if contentType == "" {
+		return nil
+	}
+	media, params, err := mime.ParseMediaType(contentType)
+	charset := strings.ToLower(params["charset"])
+	switch {
+	case err == nil && media == "application/json" && (charset == "" || charset == "utf-8"):
+		return nil
+	case err == nil && media == "application/merge-patch+json":
+		return nil
+	case b == curlDefault && media == "application/x-www-form-urlencoded":
+		return nil
+	}
+	return identity.Errorf(identity.Unsupported, "content type %q is not accepted; send application/json in UTF-8", identity.Clip(contentType))
+}
+
+// read gives a request's whole body, which must be within the limit.
+func (b body) read(r *http.Request) ([]byte, error) {
+	raw, err := io.ReadAll(io.LimitReader(r.Body, b.limit()+1))
+	if err != nil {
+		return nil, &identity.Error{Code: identity.Invalid, Message: "body could not be read to its end", Err: err}
+	}
+	if int64(len(raw)) > b.limit() {
+		return nil, identity.Errorf(identity.TooLarge, "body is over the limit of %d bytes", b.limit())
+	}
+	return raw, nil
+}
+
+// decode reads one JSON document into the struct that into points to.
+func (b body) decode(raw []byte, into any) error {
+	if b == tolerant {
+		return strictjson.DecodeKnown(raw, into)
+	}
+	return strictjson.Decode(raw, into)
+}
