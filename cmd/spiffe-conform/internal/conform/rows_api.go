@@ -251,6 +251,9 @@ func ownX509Bundle(_ context.Context, p *probe) (string, error) {
 }
 
 func separateKeys(_ context.Context, p *probe) (string, error) {
+	if _, err := p.svids(); err != nil {
+		return "", err
+	}
 	bundles, err := p.foreignBundles()
 	if err != nil {
 		return "", err

@@ -87,7 +87,7 @@ func rsaKey(jwk map[string]any) (crypto.PublicKey, error) {
 		return nil, err
 	}
 	if len(n) < 256 || len(e) > 4 || unsigned(e).Int64() < 3 {
-		return nil, errors.New("the RSA key is shorter than 2048 bits or its exponent is odd in size")
+		return nil, errors.New("the RSA key is shorter than 2048 bits, or its exponent is not between 3 and 2^32")
 	}
 	return &rsa.PublicKey{N: unsigned(n), E: int(unsigned(e).Int64())}, nil
 }
