@@ -44,7 +44,9 @@ func TestLatency(t *testing.T) {
 func report(t *testing.T, what string, took []time.Duration, bound time.Duration) {
 	t.Helper()
 	slices.Sort(took)
-	at := func(percent int) time.Duration { return took[(len(took)*percent+99)/100-1].Round(10 * time.Microsecond) }
+	at := func(percent int) time.Duration {
+		return took[(len(took)*percent+99)/100-1].Round(10 * time.Microsecond)
+	}
 	t.Logf("%s: n=%d p50=%s p90=%s p99=%s max=%s", what, len(took), at(50), at(90), at(99), at(100))
 	if p99 := at(99); p99 >= bound {
 		t.Errorf("%s: p99 is %s, the bound is %s", what, p99, bound)
