@@ -316,6 +316,31 @@ func TestServerAway(t *testing.T) {
 	})
 }
 
+// A clock that differs from the server's is worth one line, not one per frame.
+func TestClockSkew(t *testing.T) {
+	for name, c := range map[string]struct {
+		server time.Duration // ahead of the agent
+		lines  int
+	}{"behind": {2 * time.Minute, 1}, "ahead": {-2 * time.Minute, 1}, "twin": {20 * time.Second, 0}} {
+		t.Run(name, func(t *testing.T) {
+			server := servertest.Start(t, clock.NewManual(time.Now().Add(c.server)), servertest.Settings{Heartbeat: time.Millisecond})
+			server.Put(own(1))
+			r := run(t, config(t, server))
+			r.ready(t)
+			for i := range 3 { // frames that come after one another
+				server.Put(own(i + 2))
+				eventually(t, "an entry does not arrive", func() bool {
+					got, err := workloadapi.FetchX509SVIDs(t.Context(), r.addr())
+					return err == nil && len(got) == i+2
+				})
+			}
+			if n := strings.Count(r.log.String(), "clock differs from the server's; set it"); n != c.lines {
+				t.Errorf("%d lines about the clock, want %d:\n%s", n, c.lines, r.log)
+			}
+		})
+	}
+}
+
 // Before the first sync workloads are told to wait, not that they are nobody.
 func TestServerNotThereYet(t *testing.T) {
 	server := servertest.Start(t, clock.System{}, servertest.Settings{})
@@ -390,6 +415,14 @@ func TestRefusals(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, "belongs to another user"},
+		"T-33/refused/data-folder-writable": {func(t *testing.T, c *agent.Config) {
+			if err := os.Mkdir(c.DataDir, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Chmod(c.DataDir, 0o770); err != nil {
+				t.Fatal(err)
+			}
+		}, "chmod 700"},
 		"not-a-socket": {func(t *testing.T, c *agent.Config) {
 			if err := os.WriteFile(c.SocketPath, nil, 0o600); err != nil {
 				t.Fatal(err)

@@ -325,7 +325,7 @@ func (i *Identity) renewOrAttest(ctx context.Context, server Server) error {
 	}
 	i.cfg.Log.Warn("the server does not take the agent's SVID; attesting anew", "error", err)
 	if attestErr := i.attest(ctx, server); attestErr != nil {
-		return errors.Join(err, attestErr)
+		return fmt.Errorf("%w; %w", err, attestErr)
 	}
 	return nil
 }

@@ -161,6 +161,9 @@ func (in *Instance) Kill() {
 	<-in.done
 }
 
+// Done is closed when it has ended.
+func (in *Instance) Done() <-chan struct{} { return in.done }
+
 // Release leaves it running without this program.
 func (in *Instance) Release() int { return in.cmd.Process.Pid }
 

@@ -43,7 +43,9 @@ func (w *World) timeCases() []Case {
 	forever := time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
 	fraction := tlv(0x18, []byte(century.Format("20060102150405")+".5Z"))
 	offset := tlv(0x17, []byte(w.Now.Add(time.Hour).Format("060102150405")+"+0100"))
+	short := tlv(0x17, []byte(w.Now.Add(time.Hour).Format("0601021504")+"Z"))
 	return []Case{
+		refused("V-24", "no-seconds", svid.BadValidity, raw(append(start, short...)), valid(-time.Hour, time.Hour)),
 		exact(refused("V-24", "expired-by-1s", svid.Expired, valid(-time.Hour, -time.Second), valid(-time.Hour, 0))),
 		exact(refused("V-24", "not-valid-for-1s", svid.NotYetValid, valid(time.Second, time.Hour), valid(0, time.Hour))),
 		exact(refused("V-24", "expired-by-skew-and-1s", svid.Expired,

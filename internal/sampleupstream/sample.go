@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 )
@@ -20,13 +21,14 @@ import (
 // Config says what the sample server has and wants.
 type Config struct {
 	Models           []string // that it lists, and answers for; nil means DefaultModels
+	AnyModel         bool     // answer for every other model too
 	CredentialHeader string   // canonical; the header that must carry Credential
 	Credential       string   // the whole value; "" wants none
 }
 
 // DefaultModels are the models of a server that was told none.
 func DefaultModels() []string {
-	return []string{"customer-service-llm", "financial-analysis-llm", "code-llm"}
+	return []string{"sample-llm", "customer-service-llm", "financial-analysis-llm", "code-llm"}
 }
 
 const maxBody = 16 << 20
@@ -102,12 +104,7 @@ func (s *server) chat(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *server) has(model string) bool {
-	for _, known := range s.Models {
-		if known == model {
-			return true
-		}
-	}
-	return false
+	return s.AnyModel || slices.Contains(s.Models, model)
 }
 
 func answerTo(chat Chat) string {

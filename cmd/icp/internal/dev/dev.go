@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"syscall"
 	"time"
 
@@ -168,11 +169,24 @@ func (p *parts) ready(ctx context.Context) error {
 // announce prints the line that programs wait for, and what a person can try.
 func (p *parts) announce() error {
 	_, err := fmt.Fprintf(p.opts.Stdout, `ready: server %s, proxy %s, socket %s
-  icp --dir %[4]s entry list
-  SPIFFE_ENDPOINT_SOCKET=%[3]s icp api fetch x509
-  icp --dir %[4]s audit list
-`, p.info.ServerURL, p.info.ProxyURL, p.info.AgentSocket, p.dir.path)
+  %[5]s --dir %[4]s entry list
+  SPIFFE_ENDPOINT_SOCKET=%[3]s %[5]s api fetch x509
+  %[5]s --dir %[4]s audit list
+`, p.info.ServerURL, p.info.ProxyURL, p.info.AgentSocket, p.dir.path, command())
 	return err
+}
+
+// command is how a shell finds this program: by name if it is on the path, else
+// by where it is.
+func command() string {
+	self, err := os.Executable()
+	if err != nil {
+		return "icp"
+	}
+	if found, err := exec.LookPath("icp"); err == nil && found == self {
+		return "icp"
+	}
+	return self
 }
 
 // newTelemetry gives one part its log and metrics.
@@ -186,6 +200,9 @@ func (p *parts) newTelemetry(service string) (*telemetry.Telemetry, error) {
 
 // close releases what open opened.
 func (p *parts) close() {
+	if p.agent != nil {
+		p.agent.Close() // again, if it ran
+	}
 	for _, l := range p.listeners {
 		_ = l.Close() // its server may have closed it
 	}
@@ -209,8 +226,12 @@ func (p *parts) listen(what, addr string) (net.Listener, error) {
 
 // explainPort turns a busy port into a line that says what to do.
 func (p *parts) explainPort(what, addr string, err error) error {
+	var failed *net.OpError
+	if errors.As(err, &failed) && failed.Addr != nil {
+		addr = failed.Addr.String() // of a part with two ports, the one
+	}
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return fmt.Errorf("%s: port of %s is in use by another program: stop it, or remove %s to choose new ports",
+		return fmt.Errorf("%s: %s is in use by another program: stop it, or remove %s to choose new ports",
 			what, addr, p.dir.file("ports.json"))
 	}
 	return fmt.Errorf("%s: %w", what, err)

@@ -128,7 +128,7 @@ func (p *parts) openUpstream() error {
 	}
 	p.ports.Upstream = l.Addr().String()
 	p.info.UpstreamURL = "http://" + p.ports.Upstream
-	p.upstream = sampleupstream.New(sampleupstream.Config{CredentialHeader: "Authorization"})
+	p.upstream = sampleupstream.New(sampleupstream.Config{AnyModel: true, CredentialHeader: "Authorization"})
 	return nil
 }
 
@@ -193,7 +193,7 @@ func (p *parts) openProxy() error {
 	}
 	addrs, err := p.proxy.Listen()
 	if err != nil {
-		return p.explainPort("proxy", p.ports.Proxy+" or "+p.ports.ProxyMetrics, err)
+		return p.explainPort("proxy", p.ports.Proxy, err)
 	}
 	p.ports.Proxy, p.ports.ProxyMetrics = addrs.Proxy.String(), addrs.Metrics.String()
 	p.info.ProxyURL, p.info.ProxyMetricsURL = "https://"+p.ports.Proxy, "http://"+p.ports.ProxyMetrics
