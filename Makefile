@@ -58,6 +58,11 @@ lint: deps ## format, vet, staticcheck, module tidiness
 bench: deps build ## measure, beside the raw floor and nginx, and print the table
 	@go run ./bench
 
+.PHONY: structure
+structure: ## measure function lengths, imports and documentation (docs/structure.md)
+	@echo "linked into a program:" && go run -C tools ./structure -outliers .. ./cmd/icp-server ./cmd/icp-agent ./cmd/agentauth-proxy ./cmd/icp
+	@echo && echo "the whole module:" && go run -C tools ./structure ..
+
 .PHONY: fuzz
 fuzz: ## each fuzz target for FUZZTIME (default 30s)
 	@tools/fuzz.sh

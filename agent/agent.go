@@ -124,7 +124,7 @@ func (a *Agent) build() (err error) {
 		return err
 	}
 	a.client, err = upstream.New(upstream.Config{
-		URL: cfg.ServerURL, Roots: cfg.ServerRoots, Certificate: a.identity.Certificate,
+		URL: cfg.ServerURL, Roots: cfg.ServerRoots, Certificate: a.identity.Certificate, Rejected: a.identity.Rejected,
 	})
 	if err != nil {
 		return err

@@ -415,6 +415,14 @@ func TestRefusals(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, "belongs to another user"},
+		"T-33/refused/data-folder-writable": {func(t *testing.T, c *agent.Config) {
+			if err := os.Mkdir(c.DataDir, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Chmod(c.DataDir, 0o770); err != nil {
+				t.Fatal(err)
+			}
+		}, "chmod 700"},
 		"not-a-socket": {func(t *testing.T, c *agent.Config) {
 			if err := os.WriteFile(c.SocketPath, nil, 0o600); err != nil {
 				t.Fatal(err)

@@ -2,6 +2,7 @@ package identity
 
 import (
 	"encoding/json"
+	"math"
 	"strings"
 	"time"
 
@@ -73,38 +74,29 @@ type Duration time.Duration
 // MarshalJSON writes the text form.
 func (d Duration) MarshalJSON() ([]byte, error) { return json.Marshal(time.Duration(d).String()) }
 
-// UnmarshalJSON reads text such as "90s" or a whole number of seconds.
+// UnmarshalJSON reads text such as "90s" or a whole number of seconds. Any
+// length that a time.Duration can hold is read; who uses it bounds it.
 func (d *Duration) UnmarshalJSON(b []byte) error {
-	parsed, err := readDuration(b)
-	if err != nil {
-		return err
+	var seconds int64
+	if json.Unmarshal(b, &seconds) == nil {
+		const most = int64(math.MaxInt64 / time.Second)
+		if seconds > most || seconds < -most {
+			return Errorf(Invalid, "duration %d is out of range", seconds)
+		}
+		*d = Duration(time.Duration(seconds) * time.Second)
+		return nil
 	}
-	if parsed > maxDuration || parsed < -maxDuration {
-		return Errorf(Invalid, "duration %s is out of range", Clip(string(b)))
+	var text string
+	if json.Unmarshal(b, &text) != nil {
+		return Errorf(Invalid, `a duration is text such as "1h" or a whole number of seconds`)
+	}
+	parsed, err := time.ParseDuration(text)
+	if err != nil {
+		return Errorf(Invalid, `%q is not a duration; write for example "10m" or "1h30m"`, Clip(text))
 	}
 	*d = Duration(parsed)
 	return nil
 }
-
-func readDuration(b []byte) (time.Duration, error) {
-	var seconds int64
-	if json.Unmarshal(b, &seconds) == nil {
-		limit := int64(maxDuration/time.Second) + 1 // before it is multiplied
-		return time.Duration(min(max(seconds, -limit), limit)) * time.Second, nil
-	}
-	var text string
-	if json.Unmarshal(b, &text) != nil {
-		return 0, Errorf(Invalid, `a duration is text such as "1h" or a whole number of seconds`)
-	}
-	parsed, err := time.ParseDuration(text)
-	if err != nil {
-		return 0, Errorf(Invalid, `%q is not a duration; write for example "10m" or "1h30m"`, Clip(text))
-	}
-	return parsed, nil
-}
-
-// maxDuration is the longest duration read, a hundred years.
-const maxDuration = 100 * 365 * 24 * time.Hour
 
 // Revocation names one credential that must no longer be accepted although it
 // has not expired.

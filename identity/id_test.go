@@ -102,7 +102,7 @@ func TestIDRowNames(t *testing.T) {
 		}
 	})
 	t.Run("ID-19/twin", func(t *testing.T) {
-		if mustParse(t, "spiffe://td/svc") != mustParse(t, "spiffe://td/svc") {
+		if one, other := mustParse(t, "spiffe://td/svc"), mustParse(t, "spiffe://td/svc"); one != other {
 			t.Error("equal IDs differ")
 		}
 	})

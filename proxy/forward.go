@@ -48,7 +48,7 @@ func (x *exchange) outgoing() (*http.Request, string, error) {
 		delete(header, "Accept-Encoding") // the answer has to be readable here
 	}
 	header[headerRequestID] = []string{x.id}
-	identify(header, self.id, x.peer.svid)
+	identify(header, self.id, x.peer)
 	secret := ""
 	if x.backend.Credential != nil {
 		var value string
@@ -126,7 +126,7 @@ func (x *exchange) relay(req *http.Request, resp *http.Response, secret string) 
 	header[headerRequestID] = []string{x.id}
 	x.status = resp.StatusCode
 	x.w.WriteHeader(resp.StatusCode)
-	x.copy(resp)
+	x.copy(resp, secret)
 }
 
 // peekBytes is how much of an answer may be read before it is sent on.
@@ -158,7 +158,7 @@ type readCloser struct {
 
 // copy sends the body as it comes: an answer of unknown length is a stream, of
 // which every piece is passed on at once.
-func (x *exchange) copy(resp *http.Response) {
+func (x *exchange) copy(resp *http.Response, secret string) {
 	stream := resp.ContentLength < 0
 	if stream && x.write(nil, true) != nil { // the header, at once
 		x.broken(nil)
@@ -180,16 +180,18 @@ func (x *exchange) copy(resp *http.Response) {
 			return
 		}
 	}
-	x.trailers(resp)
+	x.trailers(resp, secret)
 	if x.write(nil, true) != nil {
 		x.broken(nil)
 	}
 }
 
 // trailers passes on what the upstream sent after the body.
-func (x *exchange) trailers(resp *http.Response) {
+func (x *exchange) trailers(resp *http.Response, secret string) {
 	for name, values := range resp.Trailer {
-		x.w.Header()[http.TrailerPrefix+name] = values
+		if !holds(values, secret) {
+			x.w.Header()[http.TrailerPrefix+name] = values
+		}
 	}
 }
 

@@ -13,22 +13,23 @@ import (
 	"github.com/authsec-ai/icp/proxy/upstream"
 )
 
-// ServeHTTP takes one request through the chain. It serves only connections of
-// the proxy's own listener.
-func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	p.handlers.Add(1)
-	defer p.handlers.Done()
+// serveRequest takes one request through the chain.
+func (p *Proxy) serveRequest(w http.ResponseWriter, r *http.Request) {
+	if !p.gate.enter() {
+		panic(http.ErrAbortHandler) // it came while the last connections were closed
+	}
+	defer p.gate.leave()
 	x := p.newExchange(w, r, callerOf(r))
 	defer x.cancel(nil)
 	defer x.body.Close()
-
 	x.peer.begin(x)
+	defer x.peer.end(x)
+
 	if refusal := x.judge(); refusal != nil {
 		x.refuse(refusal)
 	} else {
 		x.forward()
 	}
-	x.peer.end(x)
 	x.finish()
 	if x.end != endComplete {
 		panic(http.ErrAbortHandler) // the caller must see that the answer is cut short

@@ -4,11 +4,10 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
-
-	"github.com/authsec-ai/icp/identity/svid"
 )
 
 // Headers that tell the upstream who calls.
@@ -114,10 +113,16 @@ func trailersAccepted(header http.Header) bool {
 
 // identify sets who calls, after everything else that a caller could have sent
 // under these names is gone.
-func identify(header http.Header, self spiffeid.ID, caller *svid.X509) {
-	digest := sha256.Sum256(caller.Leaf.Raw)
-	header[headerXFCC] = []string{"By=" + self.String() + ";Hash=" + hex.EncodeToString(digest[:]) + ";URI=" + caller.ID.String()}
-	header[headerSPIFFEID] = []string{caller.ID.String()}
+func identify(header http.Header, self spiffeid.ID, caller *peer) {
+	id := caller.svid.ID.String()
+	header[headerXFCC] = []string{"By=" + self.String() + ";Hash=" + caller.hash + ";URI=" + id}
+	header[headerSPIFFEID] = []string{id}
+}
+
+// leafHash gives Envoy's Hash of a client certificate.
+func leafHash(der []byte) string {
+	digest := sha256.Sum256(der)
+	return hex.EncodeToString(digest[:])
 }
 
 // answer copies an upstream's header for the caller, without what belongs to
@@ -128,8 +133,13 @@ func answer(to, from http.Header, secret string) {
 		if folded := fold(name); hopByHop[folded] || named[folded] || folded == "alt-svc" || folded == "x-request-id" {
 			continue
 		}
-		if secret == "" || !strings.Contains(strings.Join(values, "\n"), secret) {
+		if !holds(values, secret) {
 			to[name] = values
 		}
 	}
+}
+
+// holds reports whether one of values contains secret.
+func holds(values []string, secret string) bool {
+	return secret != "" && slices.ContainsFunc(values, func(v string) bool { return strings.Contains(v, secret) })
 }

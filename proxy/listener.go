@@ -132,6 +132,10 @@ func (l *listener) handshake(ctx context.Context, conn net.Conn) (net.Conn, erro
 	state := secure.ConnectionState()
 	p.serverName = state.ServerName
 	l.peers.add(p)
+	if err := l.verifyLate(p); err != nil {
+		_ = p.Close() // the refusal is the error to report
+		return nil, err
+	}
 	p.expireAfter(p.svid.NotAfter.Add(l.grace).Sub(l.now()))
 	if state.NegotiatedProtocol == "h2" {
 		return secure, nil
@@ -172,13 +176,24 @@ var cipherSuites = []uint16{
 }
 
 func (l *listener) verify(p *peer, state tls.ConnectionState) error {
+	p.under = l.self.current.Load()
 	chain := rawChain(state.PeerCertificates)
 	verified, err := svid.VerifyX509(chain, l.self, svid.X509Options{Now: l.now(), Revoked: l.revoked})
 	if err != nil {
 		return err
 	}
-	p.svid, p.chain = verified, chain
+	p.svid, p.chain, p.hash = verified, chain, leafHash(chain[0])
 	return nil
+}
+
+// verifyLate verifies again if the bundles changed during the handshake: who
+// looked for connections to close then did not see this one.
+func (l *listener) verifyLate(p *peer) error {
+	if l.self.current.Load() == p.under {
+		return nil
+	}
+	_, err := svid.VerifyX509(p.chain, l.self, svid.X509Options{Now: l.now(), Revoked: l.revoked})
+	return err
 }
 
 func rawChain(certs []*x509.Certificate) [][]byte {

@@ -19,6 +19,8 @@ type peer struct {
 	// Set in the handshake, before any request; then only read.
 	svid       *svid.X509
 	chain      [][]byte
+	hash       string    // of the leaf
+	under      *snapshot // that the chain was verified with
 	serverName string
 	head       *head.Conn // nil for HTTP/2
 

@@ -46,7 +46,7 @@ type Proxy struct {
 	trail       *trail
 	peers       *peers
 	buffers     sync.Pool
-	handlers    sync.WaitGroup
+	gate        gate
 
 	listener        *listener
 	metricsListener net.Listener
@@ -173,7 +173,7 @@ func (p *Proxy) httpServer() *http.Server {
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
 	return &http.Server{
-		Handler:                      p,
+		Handler:                      http.HandlerFunc(p.serveRequest),
 		DisableGeneralOptionsHandler: true,
 		ReadHeaderTimeout:            10 * time.Second,
 		IdleTimeout:                  2 * time.Minute,
@@ -207,8 +207,35 @@ func (p *Proxy) drain(server *http.Server) {
 	left := failed(http.StatusServiceUnavailable, "shutting-down", "the proxy is shutting down")
 	p.peers.shutIf(func(*peer) *refusal { return left })
 	_ = server.Close()
-	p.handlers.Wait()
+	p.gate.close()
 	p.table.Close()
+}
+
+// gate counts the requests under way, and lets none in once it is closed.
+type gate struct {
+	mu     sync.RWMutex
+	closed bool
+	inside sync.WaitGroup
+}
+
+func (g *gate) enter() bool {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	if g.closed {
+		return false
+	}
+	g.inside.Add(1)
+	return true
+}
+
+func (g *gate) leave() { g.inside.Done() }
+
+// close waits until nobody is inside.
+func (g *gate) close() {
+	g.mu.Lock()
+	g.closed = true
+	g.mu.Unlock()
+	g.inside.Wait()
 }
 
 // serveMetrics answers health and metrics until ctx ends.

@@ -465,6 +465,9 @@ func (r *rig) records() []record {
 	must(r.tb, err)
 	var list []record
 	for line := range bytes.Lines(raw) {
+		if !bytes.HasSuffix(line, []byte("\n")) {
+			break // it is being written
+		}
 		var rec record
 		must(r.tb, json.Unmarshal(line, &rec))
 		list = append(list, rec)

@@ -69,7 +69,6 @@ func New(cfg Config) (*Server, error) {
 		return nil, errors.New("server: Store, CA, Telemetry, Now and Random are all required")
 	}
 	cfg = withDefaults(cfg)
-	cfg.Telemetry.AddCheck("database", cfg.Store.Ping)
 	draining, drain := context.WithCancel(context.Background())
 	reg, handler, err := newHandler(cfg, draining)
 	if err != nil {

@@ -42,6 +42,7 @@ func testConfig(t *testing.T) (Config, *tls.Config) {
 	check(t, err)
 	authority, err := ca.New(ca.Config{Store: st, Custody: custody, Now: time.Now, Rand: rand.Reader, Log: tel.Log, Meter: tel.Meter})
 	check(t, err)
+	t.Cleanup(authority.Close)
 	cert, caFile, err := servertls.LoadOrCreate(t.TempDir(), []string{"127.0.0.1"}, time.Now())
 	check(t, err)
 	pem, err := os.ReadFile(caFile)

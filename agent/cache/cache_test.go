@@ -1,12 +1,14 @@
 package cache_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/x509"
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -39,15 +41,48 @@ type rig struct {
 	clock  *clock.Manual
 	start  time.Time
 	server *servertest.Server
+	log    *log
 }
 
+// log keeps what is logged.
+type log struct {
+	mu    sync.Mutex
+	lines bytes.Buffer
+}
+
+func (l *log) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.lines.Write(p)
+}
+
+func (l *log) count(text string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Count(l.lines.String(), text)
+}
+
+// late is a clock that differs from another.
+type late struct {
+	clock.Clock
+	by time.Duration
+}
+
+func (l late) Now() time.Time { return l.Clock.Now().Add(-l.by) }
+
 func newRig(t testing.TB, settings servertest.Settings) *rig {
+	t.Helper()
+	return newSkewedRig(t, settings, 0)
+}
+
+// newSkewedRig has the server's clock behind the agent's.
+func newSkewedRig(t testing.TB, settings servertest.Settings, behind time.Duration) *rig {
 	t.Helper()
 	start := time.Now().Truncate(time.Second)
 	c := clock.NewManual(start)
 	settings.AgentTTL = 1000 * time.Hour
-	r := &rig{t: t, clock: c, start: start, server: servertest.Start(t, c, settings)}
-	log := slog.New(slog.DiscardHandler)
+	r := &rig{t: t, clock: c, start: start, log: &log{}, server: servertest.Start(t, late{c, behind}, settings)}
+	log := slog.New(slog.NewTextHandler(r.log, nil))
 	id, err := node.Load(node.Config{
 		Dir: t.TempDir(), Evidence: jointoken.Evidence{Token: servertest.Token}, Clock: c, Log: log,
 	})
@@ -258,7 +293,18 @@ func TestOutageBeyondTheEnd(t *testing.T) {
 	s := r.subscribe(uid("1000"))
 	old := r.serialOf(s)
 	r.server.Down()
-	r.clock.Advance(2 * time.Hour)
+	const alert = "about to expire"
+	r.step(50 * time.Minute)
+	if r.log.count(alert) != 0 {
+		t.Fatal("alerted too early")
+	}
+	for range 9 { // TH-4: at 0.9 of the lifetime, once
+		r.step(time.Minute)
+	}
+	if n := r.log.count(alert); n != 1 {
+		t.Fatalf("TH-4: alerted %d times", n)
+	}
+	r.clock.Advance(time.Hour)
 	_, err := s.Update(t.Context())
 	wantCode(t, err, identity.Unavailable)
 	r.server.Up()
@@ -270,6 +316,33 @@ func TestOutageBeyondTheEnd(t *testing.T) {
 	if r.serialOf(s) == old {
 		t.Fatal("the expired SVID is served")
 	}
+}
+
+// T-42: clocks differ. An agent that is behind serves and renews in time; one
+// that is ahead by more than a lifetime has nothing valid, and does not hammer
+// the server for it.
+func TestSkew(t *testing.T) {
+	t.Run("T-42/behind", func(t *testing.T) {
+		r := newSkewedRig(t, servertest.Settings{TTL: time.Hour, RenewAt: 0.9}, -10*time.Minute)
+		r.put(entry(1, "1000"))
+		r.Apply(cache.Change{RenewAt: 0.9})
+		s := r.subscribe(uid("1000"))
+		old := r.serialOf(s)
+		r.clock.Advance(55 * time.Minute) // by the server's clock five minutes are left
+		r.renewed(s, old)
+	})
+	t.Run("T-42/ahead", func(t *testing.T) {
+		r := newSkewedRig(t, servertest.Settings{TTL: time.Hour}, 2*time.Hour)
+		r.put(entry(1, "1000"))
+		s := r.subscribe(uid("1000"))
+		for range 100 {
+			_, err := s.Update(t.Context())
+			wantCode(t, err, identity.Unavailable)
+		}
+		if n := len(r.server.Batches()); n != 1 {
+			t.Fatalf("asked %d times without a pause", n)
+		}
+	})
 }
 
 // AG-10: readers see pairs only, while everything is replaced again and again.
@@ -688,5 +761,34 @@ func BenchmarkUpdateWarm(b *testing.B) {
 		if _, err := s.Update(context.Background()); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// What the server answers is checked before anybody gets it.
+func TestAnswersAreChecked(t *testing.T) {
+	other := servertest.Start(t, clock.System{}, servertest.Settings{}).Bundle()
+	cases := map[string]func(*rig, *identity.Entry) map[spiffeid.TrustDomain]*spiffebundle.Bundle{
+		"another-identity": func(r *rig, e *identity.Entry) map[spiffeid.TrustDomain]*spiffebundle.Bundle {
+			e.SPIFFEID = spiffeid.RequireFromString("spiffe://test.example/somebody-else")
+			return r.bundles()
+		},
+		"another-anchor": func(*rig, *identity.Entry) map[spiffeid.TrustDomain]*spiffebundle.Bundle {
+			return map[spiffeid.TrustDomain]*spiffebundle.Bundle{other.TrustDomain(): other}
+		},
+		"no-bundle": func(*rig, *identity.Entry) map[spiffeid.TrustDomain]*spiffebundle.Bundle {
+			return map[spiffeid.TrustDomain]*spiffebundle.Bundle{}
+		},
+	}
+	for name, change := range cases {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, servertest.Settings{})
+			e := r.server.Put(entry(1, "1000"))[0] // what the server has
+			bundles := change(r, &e)
+			r.Apply(cache.Change{Upserts: []identity.Entry{e}, Bundles: bundles})
+			_, err := r.subscribe(uid("1000")).Update(t.Context())
+			wantCode(t, err, identity.Unavailable)
+			_, err = r.FetchJWT(t.Context(), uid("1000"), "evidence", spiffeid.ID{}, []string{"a"})
+			wantCode(t, err, identity.Unavailable)
+		})
 	}
 }

@@ -59,9 +59,10 @@ type Config struct {
 
 // Identity is the agent's key and current SVID.
 type Identity struct {
-	cfg   Config
-	vault *vault
-	key   *ecdsa.PrivateKey
+	cfg      Config
+	vault    *vault
+	key      *ecdsa.PrivateKey
+	rejected chan struct{} // the server did not take the SVID
 
 	mu      sync.Mutex
 	current *svid // nil before the first attestation
@@ -71,6 +72,7 @@ type Identity struct {
 type svid struct {
 	id      spiffeid.ID
 	tls     *tls.Certificate
+	since   time.Time // when it was taken into use
 	renewAt time.Time
 	alertAt time.Time
 }
@@ -96,7 +98,7 @@ func Load(cfg Config) (*Identity, error) {
 	if err != nil {
 		return nil, err
 	}
-	i := &Identity{cfg: cfg, vault: v}
+	i := &Identity{cfg: cfg, vault: v, rejected: make(chan struct{}, 1)}
 	return i, i.restore()
 }
 
@@ -214,23 +216,25 @@ func passing(err error) bool {
 	return false
 }
 
+// Rejected tells that the server did not take the SVID for some request. It is
+// then renewed at once, unless it is so new that the request may have been made
+// with the one before.
+func (i *Identity) Rejected() {
+	if s := i.svid(); s == nil || i.cfg.Clock.Now().Sub(s.since) < settled {
+		return
+	}
+	select {
+	case i.rejected <- struct{}{}:
+	default: // one is waiting already
+	}
+}
+
 // Run renews the SVID when it is due, until ctx ends.
 func (i *Identity) Run(ctx context.Context, server Server) error {
 	failures := 0
 	for {
-		now := i.cfg.Clock.Now()
-		due := i.svid().renewAt
-		if failures > 0 {
-			due = now.Add(i.backOff(failures))
-		}
-		if look := now.Add(lookAgain); look.Before(due) {
-			due = look
-		}
-		if i.waitUntil(ctx, due) != nil {
+		if !i.awaitRenewal(ctx, failures) {
 			return nil
-		}
-		if i.cfg.Clock.Now().Before(i.svid().renewAt) {
-			continue
 		}
 		if err := i.renewOrAttest(ctx, server); err != nil {
 			failures++
@@ -241,7 +245,39 @@ func (i *Identity) Run(ctx context.Context, server Server) error {
 	}
 }
 
+// awaitRenewal returns true when the SVID is to be renewed, false when ctx ends.
+func (i *Identity) awaitRenewal(ctx context.Context, failures int) bool {
+	due := i.svid().renewAt
+	rejected := i.rejected
+	if failures > 0 {
+		due = i.cfg.Clock.Now().Add(i.backOff(failures))
+		rejected = nil // it is being tried again as it is
+	}
+	for {
+		now := i.cfg.Clock.Now()
+		if !now.Before(due) {
+			return true
+		}
+		at := now.Add(lookAgain)
+		if due.Before(at) {
+			at = due
+		}
+		wake, stop := i.cfg.Clock.At(at)
+		select {
+		case <-ctx.Done():
+			stop()
+			return false
+		case <-rejected:
+			stop()
+			return true
+		case <-wake:
+		}
+	}
+}
+
 const (
+	// settled is the age from which on an SVID is surely the one that was shown.
+	settled = 30 * time.Second
 	// lookAgain is the longest sleep: the machine may have been suspended, or
 	// its clock been set.
 	lookAgain    = time.Minute
@@ -268,6 +304,7 @@ func (i *Identity) backOff(failures int) time.Duration {
 	return pause/2 + time.Duration(i.cfg.Jitter()*float64(pause/2))
 }
 
+// waitUntil returns at a time, or before it with the reason.
 func (i *Identity) waitUntil(ctx context.Context, at time.Time) error {
 	wake, stop := i.cfg.Clock.At(at)
 	defer stop()
@@ -288,7 +325,7 @@ func (i *Identity) renewOrAttest(ctx context.Context, server Server) error {
 	}
 	i.cfg.Log.Warn("the server does not take the agent's SVID; attesting anew", "error", err)
 	if attestErr := i.attest(ctx, server); attestErr != nil {
-		return errors.Join(err, attestErr)
+		return fmt.Errorf("%w; %w", err, attestErr)
 	}
 	return nil
 }
@@ -374,6 +411,7 @@ func (s *svid) schedule(start time.Time, cfg Config) {
 	life := s.tls.Leaf.NotAfter.Sub(s.tls.Leaf.NotBefore)
 	at := func(f float64) time.Time { return start.Add(time.Duration(f * float64(life))) }
 	const spread = 0.05 // of the fraction
+	s.since = start
 	s.renewAt = at(cfg.RenewAt * (1 - spread*cfg.Jitter()))
 	s.alertAt = at(max(0.9, (1+cfg.RenewAt)/2))
 }

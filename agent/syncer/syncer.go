@@ -105,7 +105,11 @@ func (s *Syncer) Run(ctx context.Context) error {
 			failures = 0
 		}
 		failures++
-		s.cfg.Log.Warn("not in sync with the server; serving what is here", "attempt", failures, "error", err)
+		level := slog.LevelInfo // a server that restarts, or an SVID that was renewed
+		if failures > 1 {
+			level = slog.LevelWarn
+		}
+		s.cfg.Log.Log(ctx, level, "not in sync with the server; serving what is here", "attempt", failures, "error", err)
 		if identity.CodeOf(err) == identity.Denied {
 			s.forget()
 		}

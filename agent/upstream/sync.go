@@ -38,7 +38,7 @@ func (c *Client) Sync(ctx context.Context, epoch string, revision int64, each fu
 	}
 	resp, err := send(s.transport, req)
 	if err != nil {
-		return orCause(ctx, err)
+		return orCause(ctx, c.noteRejected(err))
 	}
 	defer resp.Body.Close()
 	lines := bufio.NewScanner(resp.Body)

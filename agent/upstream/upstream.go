@@ -32,6 +32,8 @@ type Config struct {
 	Roots *x509.CertPool // that the server's certificate must chain to; nil means the system's
 	// Certificate gives the agent's current SVID, for every route but attest.
 	Certificate func() (*tls.Certificate, error)
+	// Rejected is told when the server does not take that SVID; nil tells nobody.
+	Rejected func()
 	// Silence is how long a stream may say nothing; 0 means wire.Silence.
 	Silence time.Duration
 }
@@ -68,6 +70,9 @@ func New(cfg Config) (*Client, error) {
 	}
 	if cfg.Certificate == nil {
 		return nil, errors.New("upstream: Certificate is required")
+	}
+	if cfg.Rejected == nil {
+		cfg.Rejected = func() {}
 	}
 	if cfg.Silence == 0 {
 		cfg.Silence = wire.Silence
@@ -125,25 +130,37 @@ func (c *Client) session() *session {
 // Attest asks for an agent SVID, showing no certificate.
 func (c *Client) Attest(ctx context.Context, req wire.AttestRequest) (wire.AttestResponse, error) {
 	var resp wire.AttestResponse
-	return resp, c.post(ctx, c.unnamed, wire.PathAttest, req, &resp)
+	err := c.post(ctx, c.unnamed, wire.PathAttest, req, &resp)
+	return resp, err
 }
 
 // Renew asks for a new agent SVID for the same key.
 func (c *Client) Renew(ctx context.Context, req wire.RenewRequest) (wire.AttestResponse, error) {
 	var resp wire.AttestResponse
-	return resp, c.post(ctx, c.session().transport, wire.PathRenew, req, &resp)
+	err := c.post(ctx, c.session().transport, wire.PathRenew, req, &resp)
+	return resp, err
 }
 
 // Sign asks for X.509-SVIDs.
 func (c *Client) Sign(ctx context.Context, req wire.SignRequest) (wire.SignResponse, error) {
 	var resp wire.SignResponse
-	return resp, c.post(ctx, c.session().transport, wire.PathSign, req, &resp)
+	err := c.noteRejected(c.post(ctx, c.session().transport, wire.PathSign, req, &resp))
+	return resp, err
 }
 
 // SignJWT asks for JWT-SVIDs.
 func (c *Client) SignJWT(ctx context.Context, req wire.SignJWTRequest) (wire.SignJWTResponse, error) {
 	var resp wire.SignJWTResponse
-	return resp, c.post(ctx, c.session().transport, wire.PathSignJWT, req, &resp)
+	err := c.noteRejected(c.post(ctx, c.session().transport, wire.PathSignJWT, req, &resp))
+	return resp, err
+}
+
+// noteRejected tells of an SVID that the server did not take, and gives err on.
+func (c *Client) noteRejected(err error) error {
+	if identity.CodeOf(err) == identity.Unauthenticated {
+		c.cfg.Rejected()
+	}
+	return err
 }
 
 func (c *Client) post(ctx context.Context, via *http.Transport, path string, body, answer any) error {

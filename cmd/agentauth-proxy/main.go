@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -26,7 +27,7 @@ func main() {
 	err := command().ExecuteContext(ctx)
 	stop()
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "agentauth-proxy:", err)
+		fmt.Fprintln(os.Stderr, "agentauth-proxy:", strings.Join(strings.Fields(err.Error()), " ")) // one line
 		os.Exit(1)
 	}
 }

@@ -98,14 +98,18 @@ func (r objectReader) array(depth int) (any, error) {
 // fold maps all names that are equal under Unicode case folding to one.
 func fold(name string) string { return strings.Map(foldRune, name) }
 
-// foldRune gives the least rune that folds to the same as r.
+// foldRune gives one rune for all that fold to the same: the lower-case ASCII
+// letter if there is one among them, else the least.
 func foldRune(r rune) rune {
-	if 'A' <= r && r <= 'Z' || r < utf8.RuneSelf && !('a' <= r && r <= 'z') {
-		return r
+	if r < utf8.RuneSelf {
+		return unicode.ToLower(r)
 	}
 	least := r
 	for next := unicode.SimpleFold(r); next != r; next = unicode.SimpleFold(next) {
 		least = min(least, next)
+	}
+	if least < utf8.RuneSelf {
+		return unicode.ToLower(least)
 	}
 	return least
 }

@@ -3,19 +3,16 @@ package svid
 import (
 	"bytes"
 	"crypto/x509"
+	"errors"
 	"strings"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
-const (
-	// maxNameConstraints bounds the names in one issuer's constraints, each of
-	// which is compared with each name of the leaf.
-	maxNameConstraints = 128
-	// maxExplainChecks bounds the signature checks spent on a better reason.
-	maxExplainChecks = 8
-)
+// maxNameConstraints bounds the names in one issuer's constraints, each of which
+// is compared with each name of the leaf.
+const maxNameConstraints = 128
 
 // findPaths gives every path from leaf to one of the anchors through presented
 // certificates, as crypto/x509 builds them at the instant at. Presented
@@ -26,9 +23,10 @@ func findPaths(leaf *x509.Certificate, rest []link, anchors []*x509.Certificate,
 	if err != nil {
 		return nil, err
 	}
+	line := lineUp(leaf, issuers)
 	paths, err := leaf.Verify(x509.VerifyOptions{
 		Roots:         pool(anchors),
-		Intermediates: pool(issuers),
+		Intermediates: pool(line),
 		CurrentTime:   at,
 		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageAny}, // checked by checkLeaf and checkIssuer
 	})
@@ -38,7 +36,45 @@ func findPaths(leaf *x509.Certificate, rest []link, anchors []*x509.Certificate,
 	case aside != nil:
 		return nil, aside
 	}
-	return nil, explain(err, leaf, issuers, anchors, at)
+	return nil, explain(err, leaf, line, anchors, at)
+}
+
+// lineUp picks from the presented issuers one line that leads up from the leaf
+// by name, no name twice. It keeps path building from branching: a peer can
+// present certificates that sign each other in so many ways that checking them
+// all takes a second, and a signature is checked before anything is known of
+// the peer.
+func lineUp(leaf *x509.Certificate, issuers []*x509.Certificate) []*x509.Certificate {
+	var line []*x509.Certificate
+	named := map[string]bool{}
+	for current := leaf; !named[string(current.RawIssuer)]; {
+		named[string(current.RawIssuer)] = true
+		next := issuerByName(current, issuers)
+		if next == nil {
+			break
+		}
+		line = append(line, next)
+		current = next
+	}
+	return line
+}
+
+// issuerByName gives the certificate that seems to have issued cert: it has the
+// right name and, if there is a choice, the key identifier that cert wants.
+func issuerByName(cert *x509.Certificate, from []*x509.Certificate) *x509.Certificate {
+	var first *x509.Certificate
+	for _, candidate := range from {
+		if !bytes.Equal(candidate.RawSubject, cert.RawIssuer) {
+			continue
+		}
+		if bytes.Equal(candidate.SubjectKeyId, cert.AuthorityKeyId) {
+			return candidate
+		}
+		if first == nil {
+			first = candidate
+		}
+	}
+	return first
 }
 
 func pool(certs []*x509.Certificate) *x509.CertPool {
@@ -198,60 +234,54 @@ func compareIssuerID(uri string, td spiffeid.TrustDomain) error {
 	return nil
 }
 
-// explain says why crypto/x509 found no path. It follows issuers by name and
-// signature, with a bound on signature checks; a fault on the way counts only
-// if the way ends at an anchor. The answer refuses in any case; only its reason
-// is at stake.
-func explain(cause error, leaf *x509.Certificate, issuers, anchors []*x509.Certificate, at time.Time) error {
-	var fault error
-	checks, current := 0, leaf
-	for depth := 0; depth <= len(issuers); depth++ {
-		parent, anchored, named := findIssuer(current, issuers, anchors, &checks)
-		switch {
-		case parent == nil && named:
-			return refuse(BadSignature, "the signature is not by the issuer that the certificate names")
-		case parent == nil:
-			return refuse(Untrusted, "no anchor of the trust domain issued the chain")
+// explain says why crypto/x509 found no path. It follows the line by name and
+// checks no signature again. The answer refuses in any case; only its reason is
+// at stake.
+func explain(cause error, leaf *x509.Certificate, line, anchors []*x509.Certificate, at time.Time) error {
+	var invalid x509.CertificateInvalidError
+	if errors.As(cause, &invalid) {
+		switch invalid.Reason {
+		case x509.CANotAuthorizedForThisName:
+			return refuse(NameConstraints, "an issuer may not issue this name: %.200q", cause.Error())
+		case x509.NoValidChains:
+			return refuse(PolicyExtension, "certificate policies leave no path: %.200q", cause.Error())
 		}
-		if fault == nil {
-			fault = issuerFault(cause, parent, depth, at)
-		}
-		if anchored && fault != nil {
-			return fault
-		}
-		current = parent
 	}
-	return refuse(Untrusted, "no path to an anchor of the trust domain: %.200q", cause.Error())
+	path := upToAnchor(leaf, line, anchors)
+	if path == nil {
+		return refuse(Untrusted, "no anchor of the trust domain issued the chain")
+	}
+	for depth, issuer := range path {
+		if err := issuerFault(issuer, depth, at); err != nil {
+			return err
+		}
+	}
+	return refuse(BadSignature, "the signature is not by the issuer that the certificate names")
+}
+
+// upToAnchor gives the issuers from leaf's to the first anchor that the line
+// comes by; nil if it comes by none.
+func upToAnchor(leaf *x509.Certificate, line, anchors []*x509.Certificate) []*x509.Certificate {
+	current := leaf
+	for depth := 0; ; depth++ {
+		if anchor := issuerByName(current, anchors); anchor != nil {
+			return append(line[:depth:depth], anchor)
+		}
+		if depth == len(line) {
+			return nil
+		}
+		current = line[depth]
+	}
 }
 
 // issuerFault says what keeps issuer from standing above depth other issuers.
-func issuerFault(cause error, issuer *x509.Certificate, depth int, at time.Time) error {
+func issuerFault(issuer *x509.Certificate, depth int, at time.Time) error {
 	switch {
 	case at.Before(issuer.NotBefore) || at.After(issuer.NotAfter):
 		return refuse(CAExpired, "the issuer %.100q is valid from %s to %s", issuer.Subject,
 			issuer.NotBefore.Format(time.RFC3339), issuer.NotAfter.Format(time.RFC3339))
 	case issuer.MaxPathLen >= 0 && depth > issuer.MaxPathLen:
 		return refuse(PathLength, "the issuer %.100q allows %d issuers below it", issuer.Subject, issuer.MaxPathLen)
-	case countConstraints(issuer) > 0:
-		return refuse(NameConstraints, "the issuer %.100q may not issue this name: %.200q", issuer.Subject, cause.Error())
 	}
 	return nil
-}
-
-// findIssuer looks for the certificate that signed cert, anchors first. named
-// says that one has the right name.
-func findIssuer(cert *x509.Certificate, issuers, anchors []*x509.Certificate, checks *int) (parent *x509.Certificate, anchored, named bool) {
-	for i, candidate := range append(anchors[:len(anchors):len(anchors)], issuers...) {
-		if !bytes.Equal(candidate.RawSubject, cert.RawIssuer) {
-			continue
-		}
-		named = true
-		if *checks++; *checks > maxExplainChecks {
-			return nil, false, true
-		}
-		if cert.CheckSignatureFrom(candidate) == nil {
-			return candidate, i < len(anchors), true
-		}
-	}
-	return nil, false, named
 }

@@ -28,10 +28,23 @@ func (w *World) derCases() []Case {
 		w.badLeaf("V-35", "zero-serial", svid.BadSerial, serial(0)),
 		refused("V-35", "21-byte-serial", svid.BadSerial, w.leaf(long(21)), w.leaf(long(20))),
 		w.badLeaf("V-35", "serial-not-minimal", svid.Malformed, serial(0, 1)),
+		refused("V-35", "sixty-five-extensions", svid.Malformed, w.leaf(extensions(65)), w.leaf(extensions(64))),
+		w.badLeaf("V-35", "bytes-after-basic-constraints", svid.Malformed, func(t *Template) {
+			t.Set(BasicConstraints, true, append(sequence(), 0x05, 0x00))
+		}),
 		w.badLeaf("V-35", "bytes-after-SAN", svid.BadSAN, func(t *Template) {
 			t.Set(SAN, false, append(sequence(uri(w.A.ID("/web"))), 0x05, 0x00))
 		}),
 		w.badIssuer("V-35", "issuer-with-trailing-bytes", svid.Malformed, after(func(der []byte) []byte { return append(der, 0) }), nil),
+	}
+}
+
+// extensions fills a leaf up with unknown extensions to the count.
+func extensions(count int) edit {
+	return func(t *Template) {
+		for n := 0; len(t.Extensions) < count; n++ {
+			t.Extensions = append(t.Extensions, Extension{OID: string(oid(1, 3, 6, 1, 4, 1, 99999, 2, n)), Value: tlv(0x05)})
+		}
 	}
 }
 
@@ -75,6 +88,7 @@ func (w *World) leafKeyCases() []Case {
 		refused("V-36", "DSA", svid.WeakKey, withSPKI(dsaSPKI(), nil), goodRSA),
 		refused("V-36", "P-224", svid.WeakKey, with(w.newKey(elliptic.P224())), with(w.newKey(elliptic.P384()))),
 		refused("V-36", "explicit-curve", svid.WeakKey, withSPKI(explicitCurve(w.leafKey), nil), with(w.newKey(elliptic.P521()))),
+		refused("V-36", "bytes-after-curve", svid.WeakKey, withSPKI(curveAndMore(w.leafKey), w.leafKey), w.leaf(nil)),
 		refused("V-36", "Ed25519", svid.WeakKey, with(edKey), w.leaf(nil)),
 	}
 }
@@ -109,6 +123,15 @@ func explicitCurve(key ecdsaKey) []byte {
 	return sequence(sequence(oid(1, 2, 840, 10045, 2, 1), params), bits(0, point...))
 }
 
+// curveAndMore names P-256 and says more where the name should end.
+func curveAndMore(key ecdsaKey) []byte {
+	point, err := key.PublicKey.Bytes()
+	if err != nil {
+		return nil
+	}
+	return sequence(sequence(oid(1, 2, 840, 10045, 2, 1), oid(1, 2, 840, 10045, 3, 1, 7), tlv(0x05)), bits(0, point...))
+}
+
 func positive(n *big.Int) []byte { return integer(append([]byte{0}, n.Bytes()...)...) }
 
 func (w *World) signatureCases() []Case {
@@ -122,6 +145,7 @@ func (w *World) signatureCases() []Case {
 		refused("V-36", "SHA-1-ECDSA", svid.WeakSignature, w.leaf(hashed(crypto.SHA1)), w.leaf(hashed(crypto.SHA384))),
 		w.badIssuer("V-36", "issuer-signed-with-SHA-1", svid.CAWeakSignature, hashed(crypto.SHA1), hashed(crypto.SHA512)),
 		refused("V-36", "issuer-with-RSA-1024", svid.CAWeakKey, w.withIssuerKey(w.weakRSA), w.withIssuerKey(w.rsaKey)),
+		refused("V-36", "anchor-with-RSA-1024", svid.NoAuthorities, w.withAnchorKey(w.weakRSA), w.withAnchorKey(w.rsaKey)),
 		refused("V-36", "issuer-with-Ed25519", svid.WeakSignature, w.withIssuerKey(edKey), w.withIssuerKey(w.newKey(elliptic.P384()))),
 	}
 }

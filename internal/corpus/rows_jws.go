@@ -141,6 +141,9 @@ func (w *World) jwsSignatureCases() []TokenCase {
 	return append([]TokenCase{
 		w.badToken("V-64", "too-short", bad, changed(func(r, s *big.Int) []byte { return pair(key, r, s)[:63] })),
 		w.badToken("V-64", "too-long", bad, changed(func(r, s *big.Int) []byte { return append(pair(key, r, s), 0) })),
+		w.badToken("V-64", "zero-between-r-and-s", bad, changed(func(r, s *big.Int) []byte {
+			return append(r.FillBytes(make([]byte, 32)), s.FillBytes(make([]byte, 33))...)
+		})),
 		w.badToken("V-64", "DER", bad, changed(func(r, s *big.Int) []byte { return sequence(positive(r), positive(s)) })),
 		w.badToken("V-64", "r-zero", bad, changed(func(_, s *big.Int) []byte { return pair(key, zero, s) })),
 		w.badToken("V-64", "s-zero", bad, changed(func(r, _ *big.Int) []byte { return pair(key, r, zero) })),

@@ -2,7 +2,9 @@ package corpus
 
 import (
 	"crypto"
+	"crypto/elliptic"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/authsec-ai/icp/identity/svid"
@@ -175,6 +177,8 @@ func (w *World) robustCases() []Case {
 		accepted("V-34", "wrong-SKI", wrongSKI),
 		accepted("V-34", "hundred-anchors-of-one-name", w.sameNameAnchors(100)),
 		accepted("V-34", "six-issuers-of-one-name", w.sameNameIssuers(6)),
+		refused("V-34", "issuers-that-sign-each-other", svid.BadSignature, w.ring("a.example anchor"), good),
+		refused("V-34", "long-line-to-nowhere", svid.Untrusted, w.ring(""), good),
 		refused("V-34", "thousand-certificates", svid.TooLarge, longer(1000), longer(8)),
 		refused("V-34", "nine-certificates", svid.TooLarge, longer(9), longer(8)),
 		refused("V-34", "over-64-KiB", svid.TooLarge, w.chain(good.Chain[0], good.Chain[1], heavy.DER), good),
@@ -201,6 +205,32 @@ func (w *World) sameNameIssuers(count int) Case {
 		c.Chain = append(c.Chain, last.DER)
 	}
 	c.Chain[0] = w.Leaf(last, nil)
+	return c
+}
+
+// ring is a chain of seven expensive issuers, each signed by the next. All have
+// the common name, or, if it is empty, one of their own.
+func (w *World) ring(common string) Case {
+	const count = 7
+	c := w.chain(nil)
+	next := &Issuer{Name: name("nobody"), Key: w.newKey(elliptic.P521())}
+	if common != "" {
+		next.Name = name(common)
+	}
+	for i := range count {
+		own := common
+		if own == "" {
+			own = fmt.Sprintf("ring %d", i)
+		}
+		next = w.caWithKey(next, own, w.A, w.newKey(elliptic.P521()), func(t *Template) {
+			t.Set(BasicConstraints, true, sequence(boolean(true)))
+			t.Drop(AuthorityKeyID)
+			t.Drop(SubjectKeyID)
+		})
+		c.Chain = append(c.Chain, next.DER)
+	}
+	c.Chain[0] = w.Leaf(next, func(t *Template) { t.Drop(AuthorityKeyID) })
+	slices.Reverse(c.Chain[1:])
 	return c
 }
 
@@ -234,6 +264,8 @@ func (w *World) bombCases() []Case {
 	}
 	return []Case{
 		w.badIssuer("V-37", "policy-graph", svid.PolicyExtension, bomb, func(t *Template) { t.Set(Policies, false, policies(8)) }),
+		w.badIssuer("V-37", "policy-required-and-none-there", svid.PolicyExtension,
+			func(t *Template) { t.Set(PolicyConstraints, true, sequence(tlv(0x80, []byte{0}))) }, nil),
 		w.badLeaf("V-37", "many-policies", svid.PolicyExtension, func(t *Template) { t.Set(Policies, false, policies(17)) }),
 		accepted("V-37", "sixteen-policies", w.leaf(func(t *Template) { t.Set(Policies, false, policies(16)) })),
 		refused("V-37", "deep-ASN.1-in-name", svid.Malformed, w.leaf(func(t *Template) {
@@ -247,4 +279,12 @@ func (w *World) bombCases() []Case {
 // withIssuerKey is a case under an issuing authority with another key.
 func (w *World) withIssuerKey(key crypto.Signer) Case {
 	return w.under(w.caWithKey(w.A.Anchor, "other key", w.A, key, nil), nil)
+}
+
+// withAnchorKey is a case under an anchor with another key.
+func (w *World) withAnchorKey(key crypto.Signer) Case {
+	anchor := w.caWithKey(nil, "other anchor", w.A, key, nil)
+	c := w.chain(w.Leaf(anchor, nil))
+	c.Bundles = w.anchors(w.A.TrustDomain, anchor.DER)
+	return c
 }

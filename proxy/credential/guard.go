@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"slices"
 )
 
 // ErrEcho ends an answer that contains the credential.
@@ -41,7 +42,7 @@ func (g *Guard) Read(p []byte) (int, error) {
 // fill reads once and decides how much of held may go.
 func (g *Guard) fill(size int) {
 	start := len(g.held)
-	g.held = append(g.held, make([]byte, size)...)
+	g.held = slices.Grow(g.held, size)[:start+size]
 	n, err := g.from.Read(g.held[start:])
 	g.held = g.held[:start+n]
 	if at := bytes.Index(g.held, g.secret); at >= 0 {

@@ -84,11 +84,18 @@ func (c *Conn) Close() error {
 	return c.Conn.Close()
 }
 
+// CloseWrite says that no more will be written. http.Server uses it before it
+// closes a connection whose client may still be sending.
+func (c *Conn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return nil
+}
+
 func (c *Conn) linger() {
 	const most, patience = 1 << 20, 500 * time.Millisecond
-	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
-		_ = half.CloseWrite() // the connection is closed next, whatever comes of it
-	}
+	_ = c.CloseWrite() // the connection is closed next, whatever comes of it
 	_ = c.Conn.SetReadDeadline(time.Now().Add(patience))
 	_, _ = io.CopyN(io.Discard, c.Conn, most)
 }

@@ -44,12 +44,11 @@ var crlf = []byte("\r\n")
 // checkRequestLine wants exactly METHOD SP target SP version (RFC 9112
 // section 3).
 func checkRequestLine(line []byte) (target, version string, refusal *Refusal) {
-	parts := strings.Split(string(line), " ")
-	if len(parts) != 3 {
-		return "", "", refuse("malformed-request-line")
-	}
-	method, target, version := parts[0], parts[1], parts[2]
+	method, rest, ok := strings.Cut(string(line), " ")
+	target, version, okToo := strings.Cut(rest, " ")
 	switch {
+	case !ok || !okToo || strings.Contains(version, " "):
+		return "", "", refuse("malformed-request-line")
 	case !letters(method):
 		return "", "", refuse("malformed-method")
 	case version != "HTTP/1.1" && version != "HTTP/1.0":
@@ -132,8 +131,17 @@ func checkField(line []byte, seen *fields) *Refusal {
 	if !fieldValue(value) {
 		return refuse("control-character-in-header")
 	}
-	text := strings.Trim(string(value), " \t")
-	switch strings.ToLower(string(name)) {
+	return seen.note(name, bytes.Trim(value, " \t"))
+}
+
+// note keeps a field that framing hangs on.
+func (seen *fields) note(name, value []byte) *Refusal {
+	known := knownField(name)
+	if known == "" {
+		return nil
+	}
+	text := string(value)
+	switch known {
 	case "host":
 		seen.host, seen.hosts = text, seen.hosts+1
 	case "expect":
@@ -148,11 +156,31 @@ func checkField(line []byte, seen *fields) *Refusal {
 	return nil
 }
 
+// knownField gives the lower-case name of a field that note keeps, "" for
+// others.
+func knownField(name []byte) string {
+	known := ""
+	switch len(name) {
+	case 4:
+		known = "host"
+	case 6:
+		known = "expect"
+	case 14:
+		known = "content-length"
+	case 17:
+		known = "transfer-encoding"
+	}
+	if strings.EqualFold(known, string(name)) {
+		return known
+	}
+	return ""
+}
+
 // token reports whether b is a token (RFC 9110 section 5.6.2).
 func token(b []byte) bool {
 	for _, c := range b {
-		alnum := c >= '0' && c <= '9' || (c|0x20) >= 'a' && (c|0x20) <= 'z'
-		if !alnum && strings.IndexByte("!#$%&'*+-.^_`|~", c) < 0 {
+		alphanumeric := c >= '0' && c <= '9' || (c|0x20) >= 'a' && (c|0x20) <= 'z'
+		if !alphanumeric && strings.IndexByte("!#$%&'*+-.^_`|~", c) < 0 {
 			return false
 		}
 	}

@@ -31,7 +31,7 @@ import (
 type Store interface {
 	store.Tenants
 	store.Registry
-	TouchNode(ctx context.Context, tenant, id string, now time.Time) error
+	TouchNode(ctx context.Context, tenant, id, serial string, now time.Time) error
 	Revocations(ctx context.Context, tenant string, now time.Time) ([]identity.Revocation, error)
 }
 

@@ -265,7 +265,7 @@ func expiredAPIToken(w *world, a *tenant) string {
 	return got.Token
 }
 
-func brokenCSR(t *testing.T) string {
+func brokenCSR(t testing.TB) string {
 	t.Helper()
 	der := newCSR(t, newKey(t))
 	der[len(der)-1] ^= 1

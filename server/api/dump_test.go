@@ -23,7 +23,7 @@ func (w *world) dump() string {
 	return strings.Join(out, "\n")
 }
 
-func tables(t *testing.T, db *sql.DB) []string {
+func tables(t testing.TB, db *sql.DB) []string {
 	t.Helper()
 	rows := must(db.Query(`SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name`))(t)
 	defer rows.Close()
@@ -37,7 +37,7 @@ func tables(t *testing.T, db *sql.DB) []string {
 	return names
 }
 
-func rowsOf(t *testing.T, db *sql.DB, table string) []string {
+func rowsOf(t testing.TB, db *sql.DB, table string) []string {
 	t.Helper()
 	rows := must(db.Query(`SELECT * FROM ` + table))(t)
 	defer rows.Close()

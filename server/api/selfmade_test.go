@@ -12,7 +12,7 @@ import (
 
 // selfMade is a chain that looks like an agent's, from an authority that nobody
 // knows.
-func selfMade(t *testing.T, id string, key *ecdsa.PrivateKey) [][]byte {
+func selfMade(t testing.TB, id string, key *ecdsa.PrivateKey) [][]byte {
 	t.Helper()
 	uri := must(url.Parse(id))(t)
 	root := newKey(t)

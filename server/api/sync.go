@@ -228,7 +228,7 @@ func (f *syncFeed) done(frame *wire.SyncFrame, at store.Cursor) error {
 func (f *syncFeed) touch(ctx context.Context) error {
 	if now := time.Now(); now.Sub(f.touched) >= touchEvery {
 		f.touched = now
-		if err := f.api.Store.TouchNode(ctx, f.agent.Tenant, f.agent.SPIFFEID.String(), f.api.Now()); err != nil {
+		if err := f.api.Store.TouchNode(ctx, f.agent.Tenant, f.agent.SPIFFEID.String(), f.agent.Serial, f.api.Now()); err != nil {
 			return fmt.Errorf("note that agent %s is there: %w", f.agent.SPIFFEID, err)
 		}
 	}

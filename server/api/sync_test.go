@@ -141,7 +141,7 @@ func TestSyncOfSharedEntries(t *testing.T) {
 
 // TestSyncOfMany sends more than one frame holds.
 func TestSyncOfMany(t *testing.T) {
-	const entries = 40
+	const entries = 20
 	w := newWorld(t)
 	a := w.newTenant("acme")
 	n := a.attest("n1")

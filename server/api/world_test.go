@@ -45,9 +45,10 @@ func (c *clock) Advance(d time.Duration) { c.offset.Add(int64(d)) }
 
 // world is a whole server on a real port with a real store.
 type world struct {
-	t         *testing.T
+	t         testing.TB
 	clock     *clock
 	store     store.Store
+	ca        *ca.CA
 	dbPath    string
 	server    *server.Server
 	telemetry *telemetry.Telemetry
@@ -60,13 +61,13 @@ type world struct {
 
 const heartbeat = 300 * time.Millisecond
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	return newWorldOn(t, func(s store.Store) store.Store { return s })
 }
 
 // newWorldOn puts something between the server and its store.
-func newWorldOn(t *testing.T, wrap func(store.Store) store.Store) *world {
+func newWorldOn(t testing.TB, wrap func(store.Store) store.Store) *world {
 	t.Helper()
 	w := &world{t: t, clock: &clock{}, log: &bytes.Buffer{}, dbPath: filepath.Join(t.TempDir(), "icp.db")}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -76,6 +77,7 @@ func newWorldOn(t *testing.T, wrap func(store.Store) store.Store) *world {
 	custody := must(disk.Open(filepath.Join(t.TempDir(), "keys")))(t)
 	authority := must(ca.New(ca.Config{Store: w.store, Custody: custody, Now: w.clock.Now, Rand: rand.Reader,
 		Log: w.telemetry.Log, Meter: w.telemetry.Meter}))(t)
+	w.ca = authority
 	cert, caFile, err := servertls.LoadOrCreate(t.TempDir(), []string{"127.0.0.1"}, time.Now())
 	check(t, err)
 	w.roots = x509.NewCertPool()
@@ -98,6 +100,7 @@ func newWorldOn(t *testing.T, wrap func(store.Store) store.Store) *world {
 		stopped = true
 		cancel()
 		check(t, <-ended)
+		authority.Close()
 		check(t, w.store.Close())
 	}
 	t.Cleanup(w.stop)
@@ -112,15 +115,15 @@ func newWorldOn(t *testing.T, wrap func(store.Store) store.Store) *world {
 	return w
 }
 
-func must[T any](v T, err error) func(*testing.T) T {
-	return func(t *testing.T) T {
+func must[T any](v T, err error) func(testing.TB) T {
+	return func(t testing.TB) T {
 		t.Helper()
 		check(t, err)
 		return v
 	}
 }
 
-func check(t *testing.T, err error) {
+func check(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -185,7 +188,7 @@ func (c *client) do(method, path, body string, headers ...string) answer {
 
 // want fails the test unless the status is that, and decodes the body into v
 // unless that is nil.
-func (a answer) want(t *testing.T, status int, v any) answer {
+func (a answer) want(t testing.TB, status int, v any) answer {
 	t.Helper()
 	if a.status != status {
 		t.Fatalf("status %d, want %d: %s", a.status, status, a.body)
@@ -273,12 +276,12 @@ type node struct {
 	chain [][]byte
 }
 
-func newKey(t *testing.T) *ecdsa.PrivateKey {
+func newKey(t testing.TB) *ecdsa.PrivateKey {
 	t.Helper()
 	return must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
 }
 
-func newCSR(t *testing.T, key *ecdsa.PrivateKey) []byte {
+func newCSR(t testing.TB, key *ecdsa.PrivateKey) []byte {
 	t.Helper()
 	return must(csr.New(key))(t)
 }
@@ -302,7 +305,7 @@ func (n *node) use(got wire.AttestResponse) {
 	n.client = n.tn.w.withCert(n.chain, n.key)
 }
 
-func decodeChain(t *testing.T, text string) (chain [][]byte) {
+func decodeChain(t testing.TB, text string) (chain [][]byte) {
 	t.Helper()
 	rest := []byte(text)
 	for {
@@ -340,7 +343,7 @@ func (n *node) svid(e identity.Entry) (chain [][]byte, key *ecdsa.PrivateKey, er
 
 // frames reads a stream in the background until it ends or the test does.
 type frames[T any] struct {
-	t      *testing.T
+	t      testing.TB
 	status int
 	body   []byte // of a refusal
 	lines  chan T // closed at the end

@@ -162,14 +162,16 @@ type Nodes interface {
 	// name is Denied; a node with that ID that is live under another key is a
 	// Conflict, a banned one Denied.
 	AttestNode(ctx context.Context, n identity.Node, tokenHash []byte, now time.Time, ev audit.Event) error
-	// RenewNode replaces the serial oldSerial by n.Serial, with n's key and
-	// expiry, and records the issuance. Any other current
-	// serial is a Conflict (two holders of one key); a banned node is Denied.
+	// RenewNode replaces the serial oldSerial by n.Serial. The serial before the
+	// last renewal is good too until the new one has been seen by TouchNode, so
+	// that an agent that never got the answer can ask again. Any other serial is
+	// a Conflict (two holders of one key); a banned node is Denied.
 	RenewNode(ctx context.Context, n identity.Node, oldSerial string, now time.Time, ev audit.Event) error
 	Node(ctx context.Context, tenant, id string) (identity.Node, error)
 	Nodes(ctx context.Context, tenant string) ([]identity.Node, error)
-	// TouchNode stores when a node was last heard of; it makes no revision.
-	TouchNode(ctx context.Context, tenant, id string, now time.Time) error
+	// TouchNode stores when a node was last heard of, and with which serial; it
+	// makes no revision.
+	TouchNode(ctx context.Context, tenant, id, serial string, now time.Time) error
 	// BanNode also revokes every live credential that was issued through it.
 	BanNode(ctx context.Context, tenant, id string, now time.Time, ev audit.Event) error
 	// DeleteNode forgets a node (it must attest anew); revokes as BanNode does.

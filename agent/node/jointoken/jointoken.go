@@ -37,7 +37,7 @@ func (e Evidence) token() (string, error) {
 		return e.Token, nil
 	}
 	if e.File == "" {
-		return "", errors.New("this node has no identity yet and no join token: make one with `icp token create` and give it to the agent")
+		return "", errors.New("this node has no identity yet and no join token: make one with 'icp token create' and give it to the agent")
 	}
 	raw, err := os.ReadFile(e.File)
 	if err != nil {

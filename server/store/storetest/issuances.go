@@ -185,13 +185,21 @@ func testIntentRetries(t *testing.T, open Opener) {
 		_, err := record(t, s, "a", in)
 		inTheWay(t, err, "a1")
 	}
+	sameSerial := newIntent(e, "a1", "r9")
+	_, err := record(t, s, "a", sameSerial)
+	inTheWay(t, err, "a1")
+	mixed := []store.Intent{newIntent(e, "b1", "r2"), retry, newIntent(e, "a1", ""), newIntent(f, "b2", "")}
+	out, errs, err := s.RecordIntents(ctx, "a", agentID("a", "one").String(), start, mixed)
+	must(t, errors.Join(err, errs[0], errs[1], errs[3]))
+	inTheWay(t, errs[2], "a1")
+	equal(t, "a batch of new ones and a retry", out[0].Serial+out[1].Serial+out[3].Serial, "b1a1b2")
 	for _, in := range []store.Intent{newIntent(e, "a4", ""), newIntent(e, "a5", "")} {
 		equal(t, "without a request ID every one is new", get(record(t, s, "a", in))(t).Serial, in.Serial)
 	}
 	late := retry
 	late.ExpiresAt = start.Add(9 * hour)
 	must(t, s.RenewNode(ctx, func() identity.Node { n := newNode("a", "one", "03"); n.ExpiresAt = start.Add(9 * hour); return n }(), "01", start, event("node.renew")))
-	_, errs, err := s.RecordIntents(ctx, "a", agentID("a", "one").String(), first.ExpiresAt, []store.Intent{late})
+	_, errs, err = s.RecordIntents(ctx, "a", agentID("a", "one").String(), first.ExpiresAt, []store.Intent{late})
 	must(t, err)
 	inTheWay(t, errs[0], "a1") // it has expired
 
@@ -203,6 +211,35 @@ func testIntentRetries(t *testing.T, open Opener) {
 	_, errs, err = s.RecordIntents(ctx, "a", two.ID.String(), start, []store.Intent{retry})
 	must(t, errors.Join(append(errs, err)...)) // node two's own request of that name
 	equal(t, "serial", get(s.Issued(ctx, "a", "a2"))(t).Node, two.ID.String())
+}
+
+// testRetryRace sends one request many times at once: one intent answers all.
+func testRetryRace(t *testing.T, open Opener) {
+	servers := []store.Store{open(t), open(t)}
+	addTenant(t, servers[0], "a")
+	node := addNode(t, servers[0], "a", "one", "01").ID.String()
+	e := addEntry(t, servers[0], "a", "e1")
+	serials := make(chan string, 20)
+	var all sync.WaitGroup
+	for i := range cap(serials) {
+		all.Go(func() {
+			in := newIntent(e, serialOf(i), "r1")
+			in.SPKI = []byte("one key")
+			out, errs, err := servers[i%2].RecordIntents(t.Context(), "a", node, start, []store.Intent{in})
+			if err := errors.Join(append(errs, err)...); err != nil {
+				t.Error(err)
+				return
+			}
+			serials <- out[0].Serial
+		})
+	}
+	all.Wait()
+	close(serials)
+	first := <-serials
+	for serial := range serials {
+		equal(t, "serial", serial, first)
+	}
+	equal(t, "records", get(servers[0].IssuanceCount(t.Context(), "a"))(t), 2) // with the agent
 }
 
 // testIntentsAndDelete deletes entries while they are signed for: each intent

@@ -189,12 +189,12 @@ func testAttestNode(t *testing.T, open Opener) {
 	sameList(t, "nodes, by ID", names, []string{"/agent/Zero", "/agent/one", "/agent/zero"})
 
 	before := cursor(t, s, "a")
-	must(t, s.TouchNode(ctx, "a", name, start.Add(hour)))
+	must(t, s.TouchNode(ctx, "a", name, "05", start.Add(hour)))
 	equal(t, "touching makes no revision", cursor(t, s, "a"), before)
 	if seen := get(s.Node(ctx, "a", name))(t).LastSeen; !seen.Equal(start.Add(hour)) {
 		t.Fatalf("last seen %s; want an hour later", seen)
 	}
-	refused(t, s.TouchNode(ctx, "a", "spiffe://a.example/agent/two", start), identity.NotFound)
+	refused(t, s.TouchNode(ctx, "a", "spiffe://a.example/agent/two", "01", start), identity.NotFound)
 }
 
 func testRenewNode(t *testing.T, open Opener) {
@@ -211,15 +211,25 @@ func testRenewNode(t *testing.T, open Opener) {
 	}
 	equal(t, "kind of the new serial", get(s.Issued(ctx, "a", "02"))(t).Kind, identity.Agent)
 
+	lost := n // the answer got lost: the agent still holds 01, and asks again
+	lost.Serial = "0a"
+	must(t, s.RenewNode(ctx, lost, "01", start, event("node.renew")))
+	n.Serial = "02b"
+	must(t, s.RenewNode(ctx, n, "0a", start, event("node.renew")))
+	must(t, s.TouchNode(ctx, "a", n.ID.String(), "0a", start)) // not the current one: confirms nothing
+	n.Serial = "02c"
+	must(t, s.RenewNode(ctx, n, "0a", start, event("node.renew")))
+	must(t, s.TouchNode(ctx, "a", n.ID.String(), "02c", start)) // in use now
+
 	before := cursor(t, s, "a")
 	n.Serial = "03"
-	inTheWay(t, s.RenewNode(ctx, n, "01", start, event("node.renew")), n.ID.String()) // a second holder
+	inTheWay(t, s.RenewNode(ctx, n, "0a", start, event("node.renew")), n.ID.String()) // a second holder
 	reused := n
 	reused.Serial = "01"
-	inTheWay(t, s.RenewNode(ctx, reused, "02", start, event("node.renew")), "01")
+	inTheWay(t, s.RenewNode(ctx, reused, "02c", start, event("node.renew")), "01")
 	refused(t, s.RenewNode(ctx, newNode("a", "two", "04"), "01", start, event("node.renew")), identity.NotFound)
 	equal(t, "cursor after refusals", cursor(t, s, "a"), before)
-	must(t, s.RenewNode(ctx, n, "02", start.Add(9*hour), event("node.renew"))) // after expiry: the caller's matter
+	must(t, s.RenewNode(ctx, n, "02c", start.Add(9*hour), event("node.renew"))) // after expiry: the caller's matter
 	must(t, s.BanNode(ctx, "a", n.ID.String(), start, event("node.ban")))
 	n.Serial = "04"
 	refused(t, s.RenewNode(ctx, n, "03", start, event("node.renew")), identity.Denied)

@@ -49,6 +49,7 @@ func Run(t *testing.T, fresh func(tb testing.TB) Opener) {
 		{"TDB-01", testAuthorities},
 		{"intents", testIntents},
 		{"intent retries", testIntentRetries},
+		{"retry race", testRetryRace},
 		{"T-39", testIntentsAndDelete},
 		{"T-40", testSerials},
 		{"revocations", testRevocations},

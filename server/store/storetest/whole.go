@@ -47,7 +47,7 @@ func testIsolation(t *testing.T, open Opener) {
 		"DeleteJoinToken": s.DeleteJoinToken(ctx, "b", "t1", event("x")),
 		"RenewNode":       s.RenewNode(ctx, renewed, "01", start, event("x")),
 		"Node":            second(s.Node(ctx, "b", n.ID.String())),
-		"TouchNode":       s.TouchNode(ctx, "b", n.ID.String(), start),
+		"TouchNode":       s.TouchNode(ctx, "b", n.ID.String(), n.Serial, start),
 		"BanNode":         s.BanNode(ctx, "b", n.ID.String(), start, event("x")),
 		"DeleteNode":      s.DeleteNode(ctx, "b", n.ID.String(), start, event("x")),
 		"Issued":          second(s.Issued(ctx, "b", "aa")),

@@ -62,7 +62,7 @@ func (d *folder) takeLock() error {
 		return fmt.Errorf("another icp dev (process %s) is running on %s: stop it, or choose another --dir",
 			strings.TrimSpace(string(owner)), d.path)
 	}
-	if err := lock.Truncate(0); err == nil {
+	if err = lock.Truncate(0); err == nil {
 		_, err = fmt.Fprintln(lock, os.Getpid())
 	}
 	d.lock = lock

@@ -69,7 +69,8 @@ func (r intentRow) intent() (store.Intent, error) {
 }
 
 // RecordIntents implements store.Issuances, in steps: hold the node, hold the
-// entries, refuse what they do not allow, answer retries, write the rest.
+// entries and refuse what they do not allow, write the rest, and give back what
+// was there already.
 func (db *DB) RecordIntents(ctx context.Context, tenant, node string, now time.Time, items []store.Intent) ([]store.Intent, []error, error) {
 	var b *intentBatch
 	err := db.write(ctx, "record intents", Scope{Tenant: tenant}, func(ctx context.Context, t *tx) error {
@@ -113,10 +114,10 @@ func (b *intentBatch) run(ctx context.Context, t *tx) error {
 	if err := b.authorize(ctx, t); err != nil {
 		return err
 	}
-	if err := b.answerRetries(ctx, t); err != nil {
+	if err := b.insert(ctx, t); err != nil {
 		return err
 	}
-	return b.insert(ctx, t)
+	return b.answerRetries(ctx, t)
 }
 
 // open gives the indexes of the items that are not decided yet.
@@ -211,71 +212,8 @@ func (b *intentBatch) refuse(in store.Intent, grants map[string]grant) error {
 	return nil
 }
 
-// answerRetries gives back the intents that this node recorded before under
-// the same request IDs.
-func (b *intentBatch) answerRetries(ctx context.Context, t *tx) error {
-	byRequest := map[string]int{}
-	var ids []string
-	for _, i := range b.open() {
-		if id := b.items[i].RequestID; id != "" {
-			byRequest[id] = i
-			ids = append(ids, id)
-		}
-	}
-	if len(ids) == 0 {
-		return nil
-	}
-	earlier, err := list(ctx, t, scanIssuance, `SELECT tenant, node, state, `+issuanceColumns+` FROM issuances
-		WHERE tenant = $1 AND node = $2 AND request_id <> '' AND `+t.dialect.AnyOf("request_id", 3), b.tenant, b.node, t.dialect.List(ids))
-	if err != nil {
-		return fmt.Errorf("look up retries: %w", err)
-	}
-	revoked, err := revokedAmong(ctx, t, b.tenant, earlier)
-	if err != nil {
-		return fmt.Errorf("look up revocations of retries: %w", err)
-	}
-	var reopened []string
-	for _, was := range earlier {
-		i := byRequest[was.RequestID]
-		if b.errs[i] = b.refuseRetry(b.items[i], was.Intent, revoked[was.Serial]); b.errs[i] != nil {
-			continue
-		}
-		b.out[i], b.done[i] = was.Intent, true
-		if was.State == stateAbandoned {
-			reopened = append(reopened, was.Serial)
-		}
-	}
-	return setState(ctx, t, b.tenant, reopened, stateIntent)
-}
-
-// revokedAmong gives the serials of earlier issuances that are revoked: a node
-// that was deleted and attested anew must not get them back.
-func revokedAmong(ctx context.Context, t *tx, tenant string, earlier []store.Issuance) (map[string]bool, error) {
-	if len(earlier) == 0 {
-		return nil, nil
-	}
-	serials := make([]string, len(earlier))
-	for i, was := range earlier {
-		serials[i] = was.Serial
-	}
-	found, err := list(ctx, t, scanText, `SELECT serial FROM revocations WHERE tenant = $1 AND `+t.dialect.AnyOf("serial", 2),
-		tenant, t.dialect.List(serials))
-	return setOf(found), err
-}
-
-// refuseRetry lets a request ID stand for one request only. Authority was
-// checked anew, so a retry is never a way around a change of the entry.
-func (b *intentBatch) refuseRetry(in, was store.Intent, revoked bool) error {
-	same := in.Kind == was.Kind && in.EntryID == was.EntryID && in.EntryRevision == was.EntryRevision &&
-		in.SPIFFEID == was.SPIFFEID && slices.Equal(in.SPKI, was.SPKI)
-	if !same || revoked || !was.ExpiresAt.After(b.now) {
-		return conflict(was.Serial, "request ID %q was used for another request; choose a new one", identity.Clip(in.RequestID))
-	}
-	return nil
-}
-
-// insert writes the open items in one statement. A row that a unique
-// constraint keeps out is a Conflict of its item alone.
+// insert writes the open items in one statement. Those that a unique constraint
+// keeps out stay open.
 func (b *intentBatch) insert(ctx context.Context, t *tx) error {
 	open := b.open()
 	if len(open) == 0 {
@@ -290,14 +228,87 @@ func (b *intentBatch) insert(ctx context.Context, t *tx) error {
 		return fmt.Errorf("write intents: %w", err)
 	}
 	for n, i := range open {
-		if !written[rows[n].Serial] {
-			b.errs[i] = conflict(rows[n].Serial, "serial %q or request ID %q is in use", rows[n].Serial, identity.Clip(rows[n].RequestID))
+		if b.done[i] = written[rows[n].Serial]; !b.done[i] {
 			continue
 		}
 		if b.out[i], err = rows[n].intent(); err != nil {
 			return err
 		}
-		b.done[i] = true
+	}
+	return nil
+}
+
+// answerRetries decides the items that are left: one whose request ID this node
+// used before gets the intent of then, the others are Conflicts.
+func (b *intentBatch) answerRetries(ctx context.Context, t *tx) error {
+	open := b.open()
+	if len(open) == 0 {
+		return nil
+	}
+	earlier, err := b.earlier(ctx, t, open)
+	if err != nil {
+		return fmt.Errorf("look up retries: %w", err)
+	}
+	revoked, err := revokedAmong(ctx, t, b.tenant, earlier)
+	if err != nil {
+		return fmt.Errorf("look up revocations of retries: %w", err)
+	}
+	var reopened []string
+	for _, i := range open {
+		in := b.items[i]
+		was, ok := earlier[in.RequestID]
+		if !ok {
+			b.errs[i] = conflict(in.Serial, "serial %q is in use", in.Serial)
+			continue
+		}
+		if b.errs[i] = b.refuseRetry(in, was.Intent, revoked[was.Serial]); b.errs[i] != nil {
+			continue
+		}
+		b.out[i], b.done[i] = was.Intent, true
+		if was.State == stateAbandoned {
+			reopened = append(reopened, was.Serial)
+		}
+	}
+	return setState(ctx, t, b.tenant, reopened, stateIntent)
+}
+
+// earlier gives what this node recorded under the request IDs of items.
+func (b *intentBatch) earlier(ctx context.Context, t *tx, items []int) (map[string]store.Issuance, error) {
+	var ids []string
+	for _, i := range items {
+		ids = append(ids, b.items[i].RequestID)
+	}
+	found, err := list(ctx, t, scanIssuance, `SELECT tenant, node, state, `+issuanceColumns+` FROM issuances
+		WHERE tenant = $1 AND node = $2 AND request_id <> '' AND `+t.dialect.AnyOf("request_id", 3), b.tenant, b.node, t.dialect.List(ids))
+	byRequest := make(map[string]store.Issuance, len(found))
+	for _, is := range found {
+		byRequest[is.RequestID] = is
+	}
+	return byRequest, err
+}
+
+// revokedAmong gives the serials of earlier issuances that are revoked: a node
+// that was deleted and attested anew must not get them back.
+func revokedAmong(ctx context.Context, t *tx, tenant string, earlier map[string]store.Issuance) (map[string]bool, error) {
+	if len(earlier) == 0 {
+		return nil, nil
+	}
+	var serials []string
+	for _, was := range earlier {
+		serials = append(serials, was.Serial)
+	}
+	found, err := list(ctx, t, scanText, `SELECT serial FROM revocations WHERE tenant = $1 AND `+t.dialect.AnyOf("serial", 2),
+		tenant, t.dialect.List(serials))
+	return setOf(found), err
+}
+
+// refuseRetry lets a request ID stand for one request only. Authority was
+// checked anew, so a retry is never a way around a change of the entry.
+func (b *intentBatch) refuseRetry(in, was store.Intent, revoked bool) error {
+	same := in.Kind == was.Kind && in.EntryID == was.EntryID && in.EntryRevision == was.EntryRevision &&
+		in.SPIFFEID == was.SPIFFEID && slices.Equal(in.SPKI, was.SPKI)
+	if !same || revoked || !was.ExpiresAt.After(b.now) {
+		return conflict(was.Serial, "request ID %q was used for another request; choose a new one", identity.Clip(in.RequestID))
 	}
 	return nil
 }

@@ -149,7 +149,7 @@ func putNode(ctx context.Context, t *tx, n identity.Node, now time.Time) error {
 	}
 	written, err := t.exec(ctx, `INSERT INTO nodes (`+nodeColumns+`)
 		VALUES ($1, $2, $3, $4, $5, $6, false, $7, $8, $9)
-		ON CONFLICT (tenant, id) DO UPDATE SET method = excluded.method, spki = excluded.spki, serial = excluded.serial,
+		ON CONFLICT (tenant, id) DO UPDATE SET method = excluded.method, spki = excluded.spki, serial = excluded.serial, prev_serial = '',
 			selectors = excluded.selectors, expires_at = excluded.expires_at, last_seen = excluded.last_seen
 		WHERE NOT nodes.banned AND (nodes.spki = excluded.spki OR nodes.expires_at <= $10)`,
 		n.ID.String(), n.Tenant, n.Method, n.SPKI, n.Serial, selectors, toMicro(n.CreatedAt), toMicro(n.ExpiresAt),
@@ -199,12 +199,15 @@ func (db *DB) RenewNode(ctx context.Context, n identity.Node, oldSerial string, 
 			return err
 		case old.Banned:
 			return errBanned(n)
-		case old.Serial != oldSerial:
-			return conflict(n.ID.String(), "node %s has another current SVID; two agents may hold its key", n.ID)
 		}
-		if _, err := t.exec(ctx, `UPDATE nodes SET serial = $3, spki = $4, expires_at = $5, last_seen = $6 WHERE tenant = $1 AND id = $2`,
-			n.Tenant, n.ID.String(), n.Serial, n.SPKI, toMicro(n.ExpiresAt), toMicro(now)); err != nil {
+		renewed, err := t.exec(ctx, `UPDATE nodes SET serial = $3, prev_serial = $4, spki = $5, expires_at = $6, last_seen = $7
+			WHERE tenant = $1 AND id = $2 AND (serial = $4 OR prev_serial = $4)`,
+			n.Tenant, n.ID.String(), n.Serial, oldSerial, n.SPKI, toMicro(n.ExpiresAt), toMicro(now))
+		if err != nil {
 			return err
+		}
+		if renewed == 0 {
+			return conflict(n.ID.String(), "node %s has another current SVID; two agents may hold its key", n.ID)
 		}
 		if err := recordAgent(ctx, t, n, now); err != nil {
 			return err
@@ -233,9 +236,10 @@ func (db *DB) Nodes(ctx context.Context, tenant string) (nodes []identity.Node, 
 }
 
 // TouchNode implements store.Nodes.
-func (db *DB) TouchNode(ctx context.Context, tenant, id string, now time.Time) error {
+func (db *DB) TouchNode(ctx context.Context, tenant, id, serial string, now time.Time) error {
 	return db.write(ctx, "touch node", Scope{Tenant: tenant}, func(ctx context.Context, t *tx) error {
-		n, err := t.exec(ctx, `UPDATE nodes SET last_seen = $3 WHERE tenant = $1 AND id = $2`, tenant, id, toMicro(now))
+		n, err := t.exec(ctx, `UPDATE nodes SET last_seen = $4, prev_serial = CASE WHEN serial = $3 THEN '' ELSE prev_serial END
+			WHERE tenant = $1 AND id = $2`, tenant, id, serial, toMicro(now))
 		if err == nil && n == 0 {
 			return notFound("node", id)
 		}

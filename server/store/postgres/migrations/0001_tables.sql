@@ -103,6 +103,7 @@ CREATE TABLE nodes (
 	method     TEXT NOT NULL,
 	spki       BYTEA NOT NULL,
 	serial     TEXT COLLATE "C" NOT NULL,
+	prev_serial TEXT COLLATE "C" NOT NULL DEFAULT '', -- before the last renewal, until the new one is seen in use
 	selectors  TEXT NOT NULL,
 	banned     BOOLEAN NOT NULL,
 	created_at BIGINT NOT NULL,

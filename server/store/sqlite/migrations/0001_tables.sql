@@ -102,6 +102,7 @@ CREATE TABLE nodes (
 	method     TEXT NOT NULL,
 	spki       BLOB NOT NULL,
 	serial     TEXT NOT NULL,
+	prev_serial TEXT NOT NULL DEFAULT '', -- before the last renewal, until the new one is seen in use
 	selectors  TEXT NOT NULL,
 	banned     BOOLEAN NOT NULL,
 	created_at BIGINT NOT NULL,
