@@ -42,9 +42,13 @@ type Config struct {
 
 // Storage says where state lives: exactly one kind.
 type Storage struct {
-	SQLite       string        `yaml:"sqlite"`        // path of the database; empty means icp.db in data_dir
-	Postgres     string        `yaml:"postgres"`      // connection string
-	PollInterval time.Duration `yaml:"poll_interval"` // how often to look for other replicas' changes that no notification told of; 0 means 250 ms
+	SQLite   string `yaml:"sqlite"`   // path of the database; empty means icp.db in data_dir
+	Postgres string `yaml:"postgres"` // connection string
+	// PostgresOwner is the connection string of the role that owns the tables and
+	// changes them at an upgrade, so that the role of Postgres need not; empty
+	// means that role does both.
+	PostgresOwner string        `yaml:"postgres_owner"`
+	PollInterval  time.Duration `yaml:"poll_interval"` // how often to look for other replicas' changes that no notification told of; 0 means 250 ms
 }
 
 // TLS names the server's certificate. Without files, an authority of its own
@@ -120,7 +124,7 @@ func openStore(ctx context.Context, cfg Config, tel *telemetry.Telemetry) (store
 		return nil, errors.New("store: sqlite and postgres are both set; choose one")
 	}
 	if cfg.Store.Postgres != "" {
-		return postgres.Open(ctx, cfg.Store.Postgres, postgres.Options{PollInterval: cfg.Store.PollInterval, Log: tel.Log})
+		return postgres.Open(ctx, cfg.Store.Postgres, postgres.Options{MigrateDSN: cfg.Store.PostgresOwner, PollInterval: cfg.Store.PollInterval, Log: tel.Log})
 	}
 	path := cfg.Store.SQLite
 	if path == "" {
