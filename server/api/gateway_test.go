@@ -67,6 +67,13 @@ func TestGateway(t *testing.T) {
 		a.admin.do("DELETE", "/api/v1/workloads/"+victim.ID, "").want(t, 204, nil)
 		s.next(revokedID(victim.SPIFFEID.String()))
 	})
+	t.Run("RV-2/an entry gets another ID", func(t *testing.T) {
+		victim := a.entry("n1", "/before", nil)
+		_, _, err := n.svid(victim)
+		check(t, err)
+		a.admin.do("PATCH", "/api/v1/workloads/"+victim.ID, doc(map[string]string{"spiffe_id": a.spiffeID("/after")})).want(t, 200, nil)
+		s.next(revokedID(victim.SPIFFEID.String()))
+	})
 	t.Run("the grant widens", func(t *testing.T) {
 		a.admin.do("PATCH", "/api/v1/workloads/"+proxy.ID, `{"gateway": ["billing", "llm"]}`).want(t, 200, nil)
 		s.next(named("other", "p2"))

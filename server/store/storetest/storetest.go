@@ -32,6 +32,7 @@ func Run(t *testing.T, fresh func(tb testing.TB) Opener) {
 		{"wait", testWait},
 		{"entries", testEntries},
 		{"update entry", testUpdateEntry},
+		{"narrowed entry", testNarrowedEntry},
 		{"update race", testUpdateRace},
 		{"list entries", testListEntries},
 		{"T-52", testHostileListing},
