@@ -126,6 +126,8 @@ type Registry interface {
 	// cursor at which that was the whole truth.
 	EntriesByParent(ctx context.Context, tenant, parent string) ([]identity.Entry, Cursor, error)
 
+	// CreatePolicy is PutPolicy for a name that must be free, else it is a Conflict.
+	CreatePolicy(ctx context.Context, tenant string, p policy.Policy, ev audit.Event) error
 	// PutPolicy creates or replaces by name and reports whether it was created.
 	PutPolicy(ctx context.Context, tenant string, p policy.Policy, ev audit.Event) (created bool, err error)
 	DeletePolicy(ctx context.Context, tenant, name string, ev audit.Event) error

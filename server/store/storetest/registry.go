@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -451,6 +452,31 @@ func testPolicies(t *testing.T, open Opener) {
 	refused(t, second(s.PutPolicy(ctx, "a", policy.Policy{}, event("policy.put"))), identity.Invalid)
 	refused(t, second(s.PutPolicy(ctx, "nobody", newPolicy("x"), event("policy.put"))), identity.NotFound)
 	refused(t, second(s.Policies(ctx, "nobody")), identity.NotFound)
+}
+
+// testPolicyRace has many writers create one policy: one wins, and the others
+// neither replace it nor leave an event that says so.
+func testPolicyRace(t *testing.T, open Opener) {
+	servers := []store.Store{open(t), open(t)}
+	addTenant(t, servers[0], "a")
+	var winners atomic.Int64
+	var all sync.WaitGroup
+	for i := range 20 {
+		all.Go(func() {
+			err := servers[i%2].CreatePolicy(t.Context(), "a", newPolicy("p"), event("policy.put"))
+			switch identity.CodeOf(err) {
+			case "":
+				winners.Add(1)
+			case identity.Conflict:
+			default:
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	equal(t, "winners", winners.Load(), 1)
+	equal(t, "events", len(get(servers[1].Events(t.Context(), "a", 0, 100))(t)), 2) // with the tenant's
+	inTheWay(t, servers[1].CreatePolicy(t.Context(), "a", newPolicy("p"), event("policy.put")), "p")
 }
 
 func testEvents(t *testing.T, open Opener) {

@@ -38,6 +38,7 @@ func Run(t *testing.T, fresh func(tb testing.TB) Opener) {
 		{"T-52", testHostileListing},
 		{"long names", testLongNames},
 		{"policies", testPolicies},
+		{"policy race", testPolicyRace},
 		{"events", testEvents},
 		{"API tokens", testAPITokens},
 		{"join tokens", testJoinTokens},
