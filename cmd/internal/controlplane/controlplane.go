@@ -193,8 +193,25 @@ func (c *ControlPlane) AdminToken(ctx context.Context, path, tenant string, role
 	if err != nil {
 		return "", fmt.Errorf("make an admin token: %w", err)
 	}
-	if err := os.WriteFile(path, []byte(secret+"\n"), 0o600); err != nil {
+	if err := writeSecret(path, secret+"\n"); err != nil {
 		return "", fmt.Errorf("write the admin token: %w", err)
 	}
 	return secret, nil
+}
+
+// writeSecret writes a file for its owner only. Whoever looks finds it whole or
+// not at all, also after a crash: an empty file would be taken for the secret.
+func writeSecret(path, content string) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // mode 0600
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(content)
+	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		_ = os.Remove(f.Name()) // the error that counts is the other one
+	}
+	return err
 }
