@@ -91,7 +91,7 @@ func (d *Duration) UnmarshalJSON(b []byte) error {
 	if json.Unmarshal(b, &seconds) == nil {
 		const most = int64(math.MaxInt64 / time.Second)
 		if seconds > most || seconds < -most {
-			return Errorf(Invalid, "duration %d is out of range", seconds)
+			return Errorf(Invalid, "duration of %d seconds is out of range", seconds)
 		}
 		*d = Duration(time.Duration(seconds) * time.Second)
 		return nil
