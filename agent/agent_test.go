@@ -316,6 +316,31 @@ func TestServerAway(t *testing.T) {
 	})
 }
 
+// A clock that differs from the server's is worth one line, not one per frame.
+func TestClockSkew(t *testing.T) {
+	for name, c := range map[string]struct {
+		server time.Duration // ahead of the agent
+		lines  int
+	}{"behind": {2 * time.Minute, 1}, "ahead": {-2 * time.Minute, 1}, "twin": {20 * time.Second, 0}} {
+		t.Run(name, func(t *testing.T) {
+			server := servertest.Start(t, clock.NewManual(time.Now().Add(c.server)), servertest.Settings{Heartbeat: time.Millisecond})
+			server.Put(own(1))
+			r := run(t, config(t, server))
+			r.ready(t)
+			for i := range 3 { // frames that come after one another
+				server.Put(own(i + 2))
+				eventually(t, "an entry does not arrive", func() bool {
+					got, err := workloadapi.FetchX509SVIDs(t.Context(), r.addr())
+					return err == nil && len(got) == i+2
+				})
+			}
+			if n := strings.Count(r.log.String(), "clock differs from the server's; set it"); n != c.lines {
+				t.Errorf("%d lines about the clock, want %d:\n%s", n, c.lines, r.log)
+			}
+		})
+	}
+}
+
 // Before the first sync workloads are told to wait, not that they are nobody.
 func TestServerNotThereYet(t *testing.T) {
 	server := servertest.Start(t, clock.System{}, servertest.Settings{})

@@ -2,10 +2,13 @@ package proxy
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/authsec-ai/icp/internal/sampleupstream"
 )
@@ -90,5 +93,56 @@ func TestFirstRequest(t *testing.T) {
 	if rec.Serial != serialOf(cert) || rec.Outcome != "allowed" || rec.Policy != "echo" || rec.Status != 200 || rec.End != "complete" {
 		t.Errorf("audit line %+v", rec)
 	}
-	_ = tls.Certificate{}
+}
+
+// PX-1 in one place: who does not prove an identity gets no answer at all.
+func TestMutualTLS(t *testing.T) {
+	r := start(t)
+	other := newAuthority(t, "td.test") // the same name, another key
+	at := func(from, to time.Duration) func(*x509.Certificate) {
+		return func(c *x509.Certificate) { c.NotBefore, c.NotAfter = time.Now().Add(from), time.Now().Add(to) }
+	}
+	for name, row := range map[string]struct {
+		config *tls.Config
+		reason string
+	}{
+		"no-certificate": {tlsClient(), "no-client-certificate"},
+		"wrong-CA":       {tlsClient(other.issue(t, "/bot")), "signature"},
+		"expired":        {tlsClient(r.ca.issue(t, "/bot", at(-time.Hour, -time.Minute))), "expired"},
+		"not-yet-valid":  {tlsClient(r.ca.issue(t, "/bot", at(time.Hour, 2*time.Hour))), "not-yet-valid"},
+		"CA-as-leaf":     {tlsClient(r.ca.issue(t, "/bot", func(c *x509.Certificate) { c.IsCA = true })), "leaf-is-ca"},
+		"two-URIs": {tlsClient(r.ca.issue(t, "/bot", func(c *x509.Certificate) {
+			c.URIs = append(c.URIs, &url.URL{Scheme: "spiffe", Host: "td.test", Path: "/admin"})
+		})), "many-uris"},
+	} {
+		t.Run("PX-1/"+name+"/refused", func(t *testing.T) {
+			r := r.as(t)
+			if g, err := r.request(row.config); err == nil {
+				t.Errorf("answered %d", g.status)
+			}
+			r.eventually("a refusal for "+row.reason, func() bool { return r.refusals()[row.reason] == 1 })
+		})
+	}
+	t.Run("PX-1/twin", func(t *testing.T) {
+		r := r.as(t)
+		if g, err := r.request(tlsClient(r.ca.issue(t, "/bot"))); err != nil || g.status != 200 {
+			t.Errorf("%d %v", g.status, err)
+		}
+	})
+}
+
+// The sample upstream streams through the proxy in the shape of the API.
+func TestSampleStream(t *testing.T) {
+	r := start(t)
+	for name, fields := range map[string]string{"chunks": `"sample":{"chunks":3,"delay_ms":1}`, "words": `"messages":[{"role":"user","content":"hi"}]`} {
+		t.Run("PX-6/"+name, func(t *testing.T) {
+			g := r.as(t).mustDo(r.client(true, r.ca.issue(t, "/sales-bot")), "POST", "/v1/chat/completions",
+				`{"model":"customer-service-llm","stream":true,`+fields+`}`, nil)
+			events := strings.Split(strings.TrimSuffix(g.body, "\n\n"), "\n\n")
+			want := map[string]int{"chunks": 4, "words": 7}[name] // and [DONE]
+			if g.status != 200 || g.header.Get("Content-Type") != "text/event-stream" || len(events) != want || events[len(events)-1] != "data: [DONE]" {
+				t.Errorf("%d, %d events: %q", g.status, len(events), g.body)
+			}
+		})
+	}
 }

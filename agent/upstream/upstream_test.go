@@ -118,7 +118,7 @@ func TestErrors(t *testing.T) {
 		"unknown-code":    {problem(403, "surprise"), identity.Unavailable, "not the server"},
 		"middlebox-403":   {answer(403, "text/html", "<h1>Forbidden</h1>"), identity.Unavailable, "not the server"},
 		"json-403":        {answer(403, "application/json", `{"code":"permission_denied"}`), identity.Unavailable, "not the server"},
-		"redirect":        {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", 302) }, identity.Unavailable, "not the server"},
+		"redirect":        {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", http.StatusFound) }, identity.Unavailable, "not the server"},
 		"not-json":        {answer(200, "application/json", "hello"), identity.Unavailable, "read the server's answer"},
 		"endless": {func(w http.ResponseWriter, _ *http.Request) {
 			_, _ = io.Copy(w, io.LimitReader(spaces{}, 9<<20)) // the client leaves

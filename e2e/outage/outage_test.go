@@ -320,3 +320,31 @@ func TestBannedNode(t *testing.T) {
 		t.Fatalf("T-27: a banned node's workload got %v", err)
 	}
 }
+
+// The answer to a renewal is lost on its way, or the agent dies before it has
+// saved it: the SVID before is good for coming back.
+func TestLostRenewal(t *testing.T) {
+	c := clock.NewManual(time.Now())
+	p := startPlane(t, c)
+	cfg := p.agentConfig(p.tenant())
+	_, stop := runAgent(t, cfg)
+	awaits(t, c, func() error { return isServed(cfg, c) })
+	sealed := filepath.Join(cfg.DataDir, "agent-identity.sealed")
+	before, err := os.ReadFile(sealed)
+	must(t, err)
+	stage.Eventually(t, limit, func() error {
+		c.Advance(20 * time.Second)
+		if _, renewed := p.attestations(); renewed == 0 {
+			return errors.New("not renewed yet")
+		}
+		return nil
+	})
+	stop()
+	must(t, os.WriteFile(sealed, before, 0o600))
+	c.Advance(time.Hour)
+	runAgent(t, cfg)
+	awaits(t, c, func() error { return isServed(cfg, c) })
+	if attested, renewed := p.attestations(); attested != 1 || renewed != 2 {
+		t.Fatalf("attested %d times and renewed %d times", attested, renewed)
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -196,4 +197,42 @@ func TestOneWordOnePlace(t *testing.T) {
 			t.Errorf("%s: a package called %s does not say what belongs in it", path, name)
 		}
 	})
+}
+
+// TestPolicyDoesNoIO checks that the files of package policy import nothing
+// that reads or writes outside the process, and no clock.
+func TestPolicyDoesNoIO(t *testing.T) {
+	forbidden := []string{"os", "net", "net/http", "io/fs", "os/exec", "syscall", "database/sql", "log", "log/slog", "time"}
+	seen := 0
+	for _, imported := range importsOf(t, filepath.Join(root, "policy")) {
+		seen++
+		if slices.Contains(forbidden, imported) {
+			t.Errorf("package policy imports %s: deciding needs no I/O and no clock", imported)
+		}
+	}
+	if seen < 5 {
+		t.Fatalf("only %d imports found: the check sees nothing", seen)
+	}
+}
+
+func importsOf(t *testing.T, dir string) []string {
+	t.Helper()
+	var imports []string
+	files, err := filepath.Glob(filepath.Join(dir, "*.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range files {
+		if strings.HasSuffix(path, "_test.go") {
+			continue
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, spec := range file.Imports {
+			imports = append(imports, strings.Trim(spec.Path.Value, `"`))
+		}
+	}
+	return imports
 }

@@ -7,6 +7,8 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
 	"github.com/authsec-ai/icp/identity"
 	"github.com/authsec-ai/icp/server/secret"
 	"github.com/authsec-ai/icp/server/store"
@@ -43,7 +45,8 @@ func (r *Registry) CreateEntry(ctx context.Context, by Caller, tenant string, sp
 }
 
 // UpdateEntry replaces an entry's Spec. With ifRevision not 0 the entry must
-// still be at that revision, else it is a Conflict.
+// still be at that revision, else it is a Conflict. It revokes what was issued
+// for the entry if the new Spec withdraws anything that the old one granted.
 func (r *Registry) UpdateEntry(ctx context.Context, by Caller, tenant, id string, ifRevision int64, spec identity.Spec) (identity.Entry, error) {
 	t, err := r.store.Tenant(ctx, tenant)
 	if err != nil {
@@ -58,7 +61,7 @@ func (r *Registry) UpdateEntry(ctx context.Context, by Caller, tenant, id string
 	}
 	e := old
 	e.Spec = spec
-	return r.store.UpdateEntry(ctx, e, ifRevision, r.event(by, tenant, "entry.update", id, old.Spec, spec))
+	return r.store.UpdateEntry(ctx, e, ifRevision, r.now(), r.event(by, tenant, "entry.update", id, old.Spec, spec))
 }
 
 // DeleteEntry removes an entry and revokes what was issued for it.
@@ -92,6 +95,9 @@ func checkSpec(t store.Tenant, s identity.Spec) error {
 }
 
 func checkID(t store.Tenant, s identity.Spec) error {
+	if err := checkLength(s.SPIFFEID); err != nil {
+		return err
+	}
 	switch {
 	case s.SPIFFEID.IsZero():
 		return identity.Errorf(identity.Invalid, "spiffe_id is missing; write it as spiffe://%s/<path>", t.TrustDomain)
@@ -105,11 +111,23 @@ func checkID(t store.Tenant, s identity.Spec) error {
 	return nil
 }
 
+// checkLength applies the limits that decoding a spiffeid.ID does not know.
+func checkLength(id spiffeid.ID) error {
+	if id.IsZero() {
+		return nil
+	}
+	_, err := identity.ParseID(id.String())
+	return err
+}
+
 // isReserved also refuses other spellings of the agents' path, which a
 // verifier that compares carelessly could mistake for it (T-11).
 func isReserved(path string) bool { return identity.IsAgentPath(strings.ToLower(path)) }
 
 func checkParent(t store.Tenant, s identity.Spec) error {
+	if err := checkLength(s.ParentID); err != nil {
+		return err
+	}
 	if s.ParentID.IsZero() {
 		if t.Settings.AnyNode {
 			return nil
