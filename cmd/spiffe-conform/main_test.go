@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -60,7 +61,7 @@ func TestExitStatus(t *testing.T) {
 		"no such format":   {[]string{"--socket", good, "--output", "xml"}, statusUsage, "table or json"},
 		"a word more":      {[]string{"--socket", good, "more"}, statusUsage, "more"},
 		"no time":          {[]string{"--socket", good, "--timeout", "0s"}, statusUsage, "--timeout"},
-		"the user himself": {[]string{"--socket", good, "--other-uid", "0"}, statusUsage, "--other-uid"},
+		"the user himself": {[]string{"--socket", good, "--other-uid", strconv.Itoa(os.Getuid())}, statusUsage, "--other-uid"},
 		"list":             {[]string{"--list", "--rows", "X509-01"}, statusGood, "X509-01  must  an SVID has exactly one URI name"},
 		"help":             {[]string{"--help"}, statusGood, "spiffe-conform --socket"},
 		"a command fails": {[]string{"--socket", good, "--rows", "WLAPI-17", "--on-revoke", "echo cannot; exit 7"}, statusFailed,

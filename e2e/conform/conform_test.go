@@ -24,7 +24,7 @@ func TestConform(t *testing.T) {
 	rotate := fmt.Sprintf("%s entry update %s --dns-name n$(date +%%s%%N).example", icp, d.ID("/second"))
 	revoke := fmt.Sprintf("%s entry delete %s %s", icp, d.ID("/dev"), d.ID("/second"))
 	cmd := exec.Command(stage.Program(t, "spiffe-conform"), "--socket", d.AgentSocket, "--output", "json", "--timeout", devtest.Patience.String(),
-		"--at-once", devtest.Patience.String(), "--other-uid", stranger, "--on-rotate", rotate, "--on-revoke", revoke)
+		"--other-uid", stranger, "--on-rotate", rotate, "--on-revoke", revoke)
 	out, err := cmd.Output()
 	var printed struct {
 		Rows []struct{ ID, Outcome, Seen string }

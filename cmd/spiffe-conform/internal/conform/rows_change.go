@@ -57,7 +57,7 @@ func (p *probe) rotated(ctx context.Context) (before, after *workload.X509SVIDRe
 		return nil, nil, err
 	}
 	defer cancel()
-	if err := p.Rotate(ctx); err != nil {
+	if err := p.act(ctx, p.Rotate); err != nil {
 		return nil, nil, fmt.Errorf("rotate: %w", err)
 	}
 	for {
@@ -69,6 +69,13 @@ func (p *probe) rotated(ctx context.Context) (before, after *workload.X509SVIDRe
 			return before, after, nil
 		}
 	}
+}
+
+// act changes this process's identities, within the time that an answer has.
+func (p *probe) act(ctx context.Context, change func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, p.Timeout)
+	defer cancel()
+	return change(ctx)
 }
 
 // changed says whether a message shows another certificate than the one before.
@@ -152,7 +159,7 @@ func endsWhenRevoked(ctx context.Context, p *probe) (string, error) {
 		return "", err
 	}
 	defer cancel()
-	if err := p.Revoke(ctx); err != nil {
+	if err := p.act(ctx, p.Revoke); err != nil {
 		return "", fmt.Errorf("revoke: %w", err)
 	}
 	if err := endsDenied(stream); err != nil {

@@ -24,7 +24,9 @@ func Command(line string) func(context.Context) error {
 		return nil
 	}
 	return func(ctx context.Context) error {
-		out, err := exec.CommandContext(ctx, "/bin/sh", "-c", line).CombinedOutput()
+		cmd := exec.CommandContext(ctx, "/bin/sh", "-c", line)
+		cmd.WaitDelay = time.Second // what the shell left behind may hold the output open
+		out, err := cmd.CombinedOutput()
 		if err != nil {
 			return fmt.Errorf("%q: %w: %s", line, err, bytes.TrimSpace(out))
 		}
