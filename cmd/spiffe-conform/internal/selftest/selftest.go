@@ -33,7 +33,7 @@ const (
 	patience = 30 * time.Second // for a good server on a busy machine
 	little   = 2 * time.Second  // for one that never answers
 	atOnce   = 500 * time.Millisecond
-	streams  = 100
+	streams  = 24
 )
 
 // Run prints each row with how it was made to fail.

@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"strings"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	reflectionv1 "google.golang.org/grpc/reflection/grpc_reflection_v1"
-	reflectionv1alpha "google.golang.org/grpc/reflection/grpc_reflection_v1alpha"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/descriptorpb"
@@ -59,53 +59,28 @@ func Reflect(ctx context.Context, c *Client) (Reflected, error) {
 // ask puts one question in version 1 of reflection, or else in its forerunner,
 // whose messages are the same on the wire.
 func (c *Client) ask(ctx context.Context, question *reflectionv1.ServerReflectionRequest) (*reflectionv1.ServerReflectionResponse, error) {
-	answer, err := c.askV1(ctx, question)
+	answer, err := c.askIn(ctx, "v1", question)
 	if status.Code(err) != codes.Unimplemented {
 		return answer, err
 	}
-	answer, err = c.askV1Alpha(ctx, question)
+	answer, err = c.askIn(ctx, "v1alpha", question)
 	if status.Code(err) == codes.Unimplemented {
 		return nil, ErrNoReflection
 	}
 	return answer, err
 }
 
-func (c *Client) askV1(ctx context.Context, question *reflectionv1.ServerReflectionRequest) (*reflectionv1.ServerReflectionResponse, error) {
+func (c *Client) askIn(ctx context.Context, version string, question *reflectionv1.ServerReflectionRequest) (*reflectionv1.ServerReflectionResponse, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stream, err := reflectionv1.NewServerReflectionClient(c.conn).ServerReflectionInfo(ctx)
+	method := "/grpc.reflection." + version + ".ServerReflection/ServerReflectionInfo"
+	stream, err := c.conn.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, method)
 	if err != nil {
 		return nil, err
 	}
-	_ = stream.Send(question) // a failure shows in Recv, with its status
-	return stream.Recv()
-}
-
-func (c *Client) askV1Alpha(ctx context.Context, question *reflectionv1.ServerReflectionRequest) (*reflectionv1.ServerReflectionResponse, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	old, answer := new(reflectionv1alpha.ServerReflectionRequest), new(reflectionv1.ServerReflectionResponse)
-	if err := translate(question, old); err != nil {
-		return nil, err
-	}
-	stream, err := reflectionv1alpha.NewServerReflectionClient(c.conn).ServerReflectionInfo(ctx)
-	if err != nil {
-		return nil, err
-	}
-	_ = stream.Send(old) // a failure shows in Recv, with its status
-	reply, err := stream.Recv()
-	if err != nil {
-		return nil, err
-	}
-	return answer, translate(reply, answer)
-}
-
-func translate(from, to proto.Message) error {
-	raw, err := proto.Marshal(from)
-	if err != nil {
-		return fmt.Errorf("encode a reflection message: %w", err)
-	}
-	return proto.Unmarshal(raw, to)
+	_ = stream.SendMsg(question) // a failure shows in RecvMsg, with its status
+	answer := new(reflectionv1.ServerReflectionResponse)
+	return answer, stream.RecvMsg(answer)
 }
 
 // Lists says whether a service is among those that reflection names.
