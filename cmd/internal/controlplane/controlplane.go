@@ -175,22 +175,40 @@ func (o *ownCertificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 }
 
 // AdminToken gives the API token in the file at path, and makes both if the
-// file is not there. The tenant is "" for a platform admin.
+// file is not there, or empty. The tenant is "" for a platform admin.
 func (c *ControlPlane) AdminToken(ctx context.Context, path, tenant string, role store.Role) (string, error) {
 	raw, err := os.ReadFile(path)
-	if err == nil {
-		return strings.TrimSpace(string(raw)), nil
-	}
-	if !errors.Is(err, os.ErrNotExist) {
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return "", fmt.Errorf("read the admin token: %w", err)
+	}
+	if text := strings.TrimSpace(string(raw)); text != "" {
+		return text, nil
 	}
 	const lifetime = 365 * 24 * time.Hour
 	_, secret, err := c.Registry.CreateAPIToken(ctx, registry.System(), tenant, "first-admin", role, lifetime)
 	if err != nil {
 		return "", fmt.Errorf("make an admin token: %w", err)
 	}
-	if err := os.WriteFile(path, []byte(secret+"\n"), 0o600); err != nil {
+	if err := writeWhole(path, secret+"\n"); err != nil {
 		return "", fmt.Errorf("write the admin token: %w", err)
 	}
 	return secret, nil
+}
+
+// writeWhole makes a file that its owner alone can read, at once or not at all:
+// after a crash nobody would have what an unfinished file should hold.
+func writeWhole(path, text string) error {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) // gone already if all went well
+	_, err = f.WriteString(text)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
 }
