@@ -123,7 +123,7 @@ func (x *exchange) relay(req *http.Request, resp *http.Response, secret string) 
 	}
 	header := x.w.Header()
 	answer(header, resp.Header, secret)
-	header[headerRequestID] = []string{x.id}
+	x.stamp(header)
 	x.status = resp.StatusCode
 	x.w.WriteHeader(resp.StatusCode)
 	x.copy(resp, secret)
@@ -224,7 +224,7 @@ func (x *exchange) relayList(resp *http.Response) {
 	}
 	header := x.w.Header()
 	header.Set("Content-Type", "application/json")
-	header[headerRequestID] = []string{x.id}
+	x.stamp(header)
 	x.status = resp.StatusCode
 	x.w.WriteHeader(resp.StatusCode)
 	if x.write(raw, true) != nil {

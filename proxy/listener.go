@@ -136,7 +136,7 @@ func (l *listener) handshake(ctx context.Context, conn net.Conn) (net.Conn, erro
 		_ = p.Close() // the refusal is the error to report
 		return nil, err
 	}
-	p.expireAfter(p.svid.NotAfter.Add(l.grace).Sub(l.now()))
+	p.expire(l.now(), l.grace)
 	if state.NegotiatedProtocol == "h2" {
 		return secure, nil
 	}
