@@ -30,7 +30,8 @@ type exchange struct {
 	target   target
 	backend  *upstream.Backend
 	endpoint llm.Endpoint
-	raw      []byte         // the body, if the model was looked for in it
+	raw      []byte         // the body, if the model was looked for in it, until it is sent
+	memory   int64          // taken for raw
 	question policy.Request // asked again when the policies change
 	decision policy.Decision
 	reserved bool // room in the audit trail

@@ -22,6 +22,7 @@ func (x *exchange) forward() {
 		return
 	}
 	resp, err := x.backend.RoundTrip(req)
+	x.letGo()
 	if err != nil {
 		x.fail(err)
 		return
@@ -67,8 +68,8 @@ func (x *exchange) setBody(req *http.Request) {
 	switch {
 	case x.raw != nil:
 		req.ContentLength = int64(len(x.raw))
-		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(x.raw)), nil }
-		req.Body = io.NopCloser(bytes.NewReader(x.raw))
+		req.GetBody = func() (io.ReadCloser, error) { return &rawBody{x.raw}, nil }
+		req.Body = &rawBody{x.raw}
 	case x.r.ContentLength == 0:
 		req.Body = http.NoBody
 	default:

@@ -43,6 +43,7 @@ type Proxy struct {
 	table       *upstream.Table
 	stripper    stripper
 	quota       *quota.Limiter
+	memory      *memory
 	trail       *trail
 	peers       *peers
 	buffers     sync.Pool
@@ -62,10 +63,14 @@ func New(config Config, deps Deps) (*Proxy, error) {
 	p := &Proxy{
 		config: config, now: deps.Now, log: deps.Telemetry.Log, telemetry: deps.Telemetry,
 		engine: policy.NewEngine(), quota: quota.New(deps.Now), peers: newPeers(),
+		memory:  newMemory(config.MaxBufferedBytes),
 		buffers: sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }},
 	}
 	p.self = &self{want: want, log: p.log, now: deps.Now, changed: p.reverify}
 	if p.table, err = upstream.NewTable(config.Routes, p.self, deps.Now); err != nil {
+		return nil, fmt.Errorf("proxy configuration: %w", err)
+	}
+	if err := p.table.CheckBuffered(p.memory.checkFits); err != nil {
 		return nil, fmt.Errorf("proxy configuration: %w", err)
 	}
 	if p.policies, err = newPolicySource(config.Policies, p.self, p.log); err != nil {
