@@ -204,8 +204,9 @@ func rawChain(certs []*x509.Certificate) [][]byte {
 	return chain
 }
 
-// refused counts and logs a handshake that failed. What the client sent stands
-// in the log as an escaped value.
+// refused counts and logs a handshake that failed; anybody can cause any number
+// of them, so log is a limited one. What the client sent stands in it as an
+// escaped value.
 func (l *listener) refused(conn net.Conn, err error) {
 	reason := handshakeReason(err)
 	l.metrics.handshakeRefused(reason)

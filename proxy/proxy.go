@@ -121,7 +121,7 @@ func (p *Proxy) Listen() (Addrs, error) {
 	}
 	p.listener = &listener{
 		inner: inner, self: p.self, peers: p.peers, revoked: p.revoked, grace: p.config.ExpiryGrace,
-		now: p.now, log: p.log, metrics: p.metrics,
+		now: p.now, log: telemetry.Limit(p.log, "reason"), metrics: p.metrics,
 	}
 	p.listener.start()
 	addrs := Addrs{Proxy: inner.Addr()}
