@@ -6,6 +6,7 @@ import (
 	"github.com/authsec-ai/icp/identity"
 	"github.com/authsec-ai/icp/identity/svid"
 	"github.com/authsec-ai/icp/policy"
+	"github.com/authsec-ai/icp/policy/source"
 )
 
 // revocations are the serials in force; a set is replaced, never changed.
@@ -26,9 +27,11 @@ func (s sink) ApplyPolicies(set policy.Set) error {
 	return nil
 }
 
-// Expire denies everything until the next ApplyPolicies, to running requests
-// too.
-func (s sink) Expire() {
+var _ source.Expirer = sink{}
+
+// ExpirePolicies denies everything until the next ApplyPolicies, to running
+// requests too.
+func (s sink) ExpirePolicies() {
 	s.proxy.engine.Expire()
 	s.proxy.peers.cutIf((*exchange).reconsider)
 }
