@@ -4,14 +4,12 @@ import (
 	"context"
 	"crypto/x509"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/authsec-ai/icp/bench/internal/meter"
@@ -241,14 +239,4 @@ func (h *host) startNode(ctx context.Context) (*controlPlane, *node, error) {
 	}
 	n, err := h.startAgent(ctx, c)
 	return c, n, err
-}
-
-// firstLine gives the first line that a command prints, to name its version.
-func firstLine(ctx context.Context, path string, args ...string) (string, error) {
-	out, err := exec.CommandContext(ctx, path, args...).CombinedOutput()
-	if err != nil {
-		return "", errors.Join(fmt.Errorf("%s: %s", path, out), err)
-	}
-	line, _, _ := strings.Cut(string(out), "\n")
-	return line, nil
 }

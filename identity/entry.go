@@ -3,6 +3,7 @@ package identity
 import (
 	"encoding/json"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,6 +33,15 @@ type Spec struct {
 	Hint      string      `json:"hint,omitempty"`     // Workload API hint, at most 1024 bytes
 	DNSNames  []string    `json:"dns_names,omitempty"`
 	Gateway   []string    `json:"gateway,omitempty"` // services whose policies this workload may read
+}
+
+// Covers reports whether whoever holds a credential that was issued under old
+// would get one like it under s: the same SPIFFE ID, no selector or node more to
+// match, and no DNS name less. Lifetimes do not count.
+func (s Spec) Covers(old Spec) bool {
+	sameNodes := s.ParentID == old.ParentID || s.ParentID.IsZero()
+	return s.SPIFFEID == old.SPIFFEID && sameNodes && old.Selectors.Contains(s.Selectors) &&
+		!slices.ContainsFunc(old.DNSNames, func(name string) bool { return !slices.Contains(s.DNSNames, name) })
 }
 
 // Before orders entries oldest first, the order in which identities are served
@@ -81,7 +91,7 @@ func (d *Duration) UnmarshalJSON(b []byte) error {
 	if json.Unmarshal(b, &seconds) == nil {
 		const most = int64(math.MaxInt64 / time.Second)
 		if seconds > most || seconds < -most {
-			return Errorf(Invalid, "duration %d is out of range", seconds)
+			return Errorf(Invalid, "duration of %d seconds is out of range", seconds)
 		}
 		*d = Duration(time.Duration(seconds) * time.Second)
 		return nil

@@ -65,7 +65,6 @@ func (n names) has(s string) bool {
 func Compile(policies []Policy) (*Compiled, error) {
 	var found problems
 	seen := make(map[string]bool, len(policies))
-	pairs := 0
 	for i := range policies {
 		p := &policies[i]
 		found.check(p)
@@ -73,15 +72,27 @@ func Compile(policies []Policy) (*Compiled, error) {
 			found.add("name", "two policies have it; names must differ")
 		}
 		seen[p.Name] = true
-		pairs += len(p.Subjects) * len(p.Paths)
 	}
 	if err := found.err(); err != nil {
 		return nil, err
 	}
-	if pairs > maxPairs {
-		return nil, identity.Errorf(identity.Invalid, "the policies combine %d subjects and paths; the limit is %d: use \"/**\" for groups", pairs, maxPairs)
+	if err := CheckSize(policies); err != nil {
+		return nil, err
 	}
 	return build(policies), nil
+}
+
+// CheckSize is the one check of Compile that looks at all policies together: it
+// refuses (Invalid) a set whose index would be too large.
+func CheckSize(policies []Policy) error {
+	pairs := 0
+	for _, p := range policies {
+		pairs += len(p.Subjects) * len(p.Paths)
+	}
+	if pairs > maxPairs {
+		return identity.Errorf(identity.Invalid, "the policies combine %d subjects and paths; the limit is %d: use \"/**\" for groups", pairs, maxPairs)
+	}
+	return nil
 }
 
 func build(policies []Policy) *Compiled {

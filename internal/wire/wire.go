@@ -33,8 +33,11 @@ const (
 	Heartbeat = 5 * time.Second
 	// Silence is how long a client waits for a frame before it reconnects.
 	Silence = 15 * time.Second
-	// MaxFrameBytes bounds one line of a stream.
+	// MaxFrameBytes bounds one line of an agent's stream.
 	MaxFrameBytes = 1 << 20
+	// MaxPolicyFrameBytes bounds one line of a gateway's stream. It is larger
+	// because a set of policies and a list of revocations are never split.
+	MaxPolicyFrameBytes = 16 << 20
 	// MaxBatch is the most items in one sign request.
 	MaxBatch = 500
 )

@@ -14,11 +14,12 @@ import (
 	"time"
 
 	"github.com/authsec-ai/icp/identity"
+	"github.com/authsec-ai/icp/internal/wire"
 	"github.com/authsec-ai/icp/policy"
 )
 
 // maxSetBytes bounds a set in a file, in a frame and in the cache.
-const maxSetBytes = 16 << 20
+const maxSetBytes = wire.MaxPolicyFrameBytes
 
 // Sink takes what a source delivers. A source calls it from one goroutine at a
 // time.

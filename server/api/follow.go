@@ -83,12 +83,14 @@ const writeTimeout = 10 * time.Second
 
 // stream writes frames, one JSON object a line.
 type stream struct {
-	w  http.ResponseWriter
-	rc *http.ResponseController
+	w     http.ResponseWriter
+	rc    *http.ResponseController
+	limit int // bytes of a line
 }
 
-// stream begins the answer: from here on, an error ends it without a word.
-func (c *call) stream() (*stream, error) {
+// stream begins an answer whose lines are shorter than limit: from here on, an
+// error ends it without a word.
+func (c *call) stream(limit int) (*stream, error) {
 	w := c.ec.Response()
 	rc := http.NewResponseController(w)
 	if err := rc.SetReadDeadline(time.Time{}); err != nil {
@@ -98,7 +100,7 @@ func (c *call) stream() (*stream, error) {
 	h.Set("Content-Type", "application/x-ndjson")
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Accel-Buffering", "no") // asks nginx not to hold frames back
-	return &stream{w: w, rc: rc}, nil
+	return &stream{w: w, rc: rc, limit: limit}, nil
 }
 
 // send writes one frame and flushes it.
@@ -107,8 +109,8 @@ func (s *stream) send(frame any) error {
 	if err != nil {
 		return fmt.Errorf("encode a frame: %w", err)
 	}
-	if len(raw) >= wire.MaxFrameBytes {
-		return fmt.Errorf("frame of %d bytes is over the limit of %d", len(raw), wire.MaxFrameBytes)
+	if len(raw) >= s.limit {
+		return fmt.Errorf("frame of %d bytes is over the limit of %d", len(raw), s.limit)
 	}
 	if err := s.rc.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
 		return fmt.Errorf("set the deadline of a frame: %w", err)

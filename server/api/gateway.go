@@ -14,7 +14,7 @@ import (
 
 // gatewayPolicies keeps one gateway's policies and revocations equal to ours.
 func (a *API) gatewayPolicies(c *call) error {
-	s, err := c.stream()
+	s, err := c.stream(wire.MaxPolicyFrameBytes)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package api_test
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -67,6 +68,13 @@ func TestGateway(t *testing.T) {
 		a.admin.do("DELETE", "/api/v1/workloads/"+victim.ID, "").want(t, 204, nil)
 		s.next(revokedID(victim.SPIFFEID.String()))
 	})
+	t.Run("RV-2/an entry gets another ID", func(t *testing.T) {
+		victim := a.entry("n1", "/before", nil)
+		_, _, err := n.svid(victim)
+		check(t, err)
+		a.admin.do("PATCH", "/api/v1/workloads/"+victim.ID, doc(map[string]string{"spiffe_id": a.spiffeID("/after")})).want(t, 200, nil)
+		s.next(revokedID(victim.SPIFFEID.String()))
+	})
 	t.Run("the grant widens", func(t *testing.T) {
 		a.admin.do("PATCH", "/api/v1/workloads/"+proxy.ID, `{"gateway": ["billing", "llm"]}`).want(t, 200, nil)
 		s.next(named("other", "p2"))
@@ -85,6 +93,27 @@ func TestGateway(t *testing.T) {
 		a.admin.do("PATCH", "/api/v1/workloads/"+proxy.ID, `{"gateway": []}`).want(t, 200, nil)
 		s.ends()
 	})
+}
+
+// TestGatewayOfMany has more policies than an agent's frame holds: each gateway
+// gets all of them in one.
+func TestGatewayOfMany(t *testing.T) {
+	const policies = 3
+	w := newWorld(t)
+	a := w.newTenant("acme")
+	n := a.attest("n1")
+	paths := make([]string, 200)
+	for i := range paths {
+		paths[i] = fmt.Sprintf("/%03d/%s", i, longText(2000))
+	}
+	var names []string
+	for i := range policies {
+		names = append(names, fmt.Sprintf("p%d", i))
+		a.admin.do("PUT", "/api/v1/policies/"+names[i], doc(map[string]any{"effect": "deny", "subjects": []string{a.spiffeID("/web")},
+			"service": "llm", "methods": []string{"GET"}, "paths": paths})).want(t, 201, nil)
+	}
+	s := open[wire.PolicyFrame](a.workload(n, "/gw", []string{"llm"}), wire.PathGateway)
+	s.next(named(names...))
 }
 
 func TestGatewayEnds(t *testing.T) {

@@ -1,6 +1,7 @@
 package api_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"slices"
@@ -243,6 +244,50 @@ func TestPolicies(t *testing.T) {
 		a.admin.do("DELETE", path, "").want(t, 404, nil)
 		if evaluate("/v1/models") {
 			t.Error("allowed without a policy")
+		}
+	})
+}
+
+// TestPolicyLimits refuses what a gateway could not load with the rest: it would
+// go on with the set from before.
+func TestPolicyLimits(t *testing.T) {
+	w := newWorld(t)
+	a := w.newTenant("acme")
+	put := func(name string, subjects, paths, pathBytes int) answer {
+		p := policy.Policy{Effect: policy.Deny, Service: "llm", Methods: []string{"GET"}}
+		for i := range subjects {
+			p.Subjects = append(p.Subjects, a.spiffeID(fmt.Sprintf("/s/%d", i)))
+		}
+		for i := range paths {
+			p.Paths = append(p.Paths, fmt.Sprintf("/%d/%s", i, longText(pathBytes)))
+		}
+		var body map[string]any
+		check(t, json.Unmarshal([]byte(doc(p)), &body))
+		delete(body, "name")
+		return a.admin.do("PUT", "/api/v1/policies/"+name, doc(body))
+	}
+	t.Run("pairs", func(t *testing.T) {
+		put("many", 1000, 700, 1).want(t, 201, nil)
+		put("as-many", 1000, 700, 1).want(t, 422, nil)
+		put("many", 1000, 800, 1).want(t, 200, nil) // instead of the one before
+		put("some", 1000, 200, 1).want(t, 201, nil)
+		put("one", 1, 1, 1).want(t, 422, nil)
+		a.admin.do("DELETE", "/api/v1/policies/many", "").want(t, 204, nil)
+	})
+	t.Run("bytes", func(t *testing.T) {
+		refused := 0
+		for i := range 10 {
+			if put(fmt.Sprintf("long-%d", i), 1, 240, 4000).status == 422 {
+				refused++
+			}
+		}
+		if refused != 2 { // of 960 kB each, 8 MiB hold eight
+			t.Errorf("%d of 10 policies were refused, want 2", refused)
+		}
+		var got struct{ Items []policy.Policy }
+		a.admin.do("GET", "/api/v1/policies", "").want(t, 200, &got)
+		if _, err := policy.Compile(got.Items); err != nil || len(got.Items) != 9 {
+			t.Errorf("%d policies are stored (%v)", len(got.Items), err)
 		}
 	})
 }

@@ -28,7 +28,7 @@ func (a *API) sync(c *call) error {
 	if err != nil {
 		return err
 	}
-	s, err := c.stream()
+	s, err := c.stream(wire.MaxFrameBytes)
 	if err != nil {
 		return err
 	}

@@ -372,14 +372,15 @@ func open[T any](c *client, path string) *frames[T] {
 			f.body, _ = io.ReadAll(resp.Body)
 			return
 		}
-		lines := bufio.NewReaderSize(resp.Body, 2*wire.MaxFrameBytes)
-		for {
-			line, err := lines.ReadSlice('\n')
-			if err != nil {
-				return
-			}
+		limit := wire.MaxFrameBytes
+		if path == wire.PathGateway {
+			limit = wire.MaxPolicyFrameBytes
+		}
+		lines := bufio.NewScanner(resp.Body)
+		lines.Buffer(nil, limit)
+		for lines.Scan() {
 			var frame T
-			if json.Unmarshal(line, &frame) != nil || len(line) > wire.MaxFrameBytes {
+			if json.Unmarshal(lines.Bytes(), &frame) != nil {
 				return
 			}
 			f.lines <- frame

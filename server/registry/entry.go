@@ -45,7 +45,8 @@ func (r *Registry) CreateEntry(ctx context.Context, by Caller, tenant string, sp
 }
 
 // UpdateEntry replaces an entry's Spec. With ifRevision not 0 the entry must
-// still be at that revision, else it is a Conflict.
+// still be at that revision, else it is a Conflict. It revokes what was issued
+// for the entry if the new Spec withdraws anything that the old one granted.
 func (r *Registry) UpdateEntry(ctx context.Context, by Caller, tenant, id string, ifRevision int64, spec identity.Spec) (identity.Entry, error) {
 	t, err := r.store.Tenant(ctx, tenant)
 	if err != nil {
@@ -60,7 +61,7 @@ func (r *Registry) UpdateEntry(ctx context.Context, by Caller, tenant, id string
 	}
 	e := old
 	e.Spec = spec
-	return r.store.UpdateEntry(ctx, e, ifRevision, r.event(by, tenant, "entry.update", id, old.Spec, spec))
+	return r.store.UpdateEntry(ctx, e, ifRevision, r.now(), r.event(by, tenant, "entry.update", id, old.Spec, spec))
 }
 
 // DeleteEntry removes an entry and revokes what was issued for it.

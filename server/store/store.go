@@ -112,7 +112,9 @@ type Registry interface {
 	// CreateEntry fills in Revision; ID and CreatedAt are the caller's. An entry with the same SPIFFE ID, parent and selectors is a Conflict.
 	CreateEntry(ctx context.Context, e identity.Entry, ev audit.Event) (identity.Entry, error)
 	// UpdateEntry replaces the Spec. ifRevision 0 means whatever is there; else a mismatch is a Conflict.
-	UpdateEntry(ctx context.Context, e identity.Entry, ifRevision int64, ev audit.Event) (identity.Entry, error)
+	// A Spec that may not cover everybody whom the old one did (identity.Spec.Covers)
+	// revokes the live credentials that were issued for the entry.
+	UpdateEntry(ctx context.Context, e identity.Entry, ifRevision int64, now time.Time, ev audit.Event) (identity.Entry, error)
 	// DeleteEntry also revokes the live credentials that were issued for it.
 	DeleteEntry(ctx context.Context, tenant, id string, now time.Time, ev audit.Event) error
 	Entry(ctx context.Context, tenant, id string) (identity.Entry, error)
@@ -124,6 +126,8 @@ type Registry interface {
 	// cursor at which that was the whole truth.
 	EntriesByParent(ctx context.Context, tenant, parent string) ([]identity.Entry, Cursor, error)
 
+	// CreatePolicy is PutPolicy for a name that must be free, else it is a Conflict.
+	CreatePolicy(ctx context.Context, tenant string, p policy.Policy, ev audit.Event) error
 	// PutPolicy creates or replaces by name and reports whether it was created.
 	PutPolicy(ctx context.Context, tenant string, p policy.Policy, ev audit.Event) (created bool, err error)
 	DeletePolicy(ctx context.Context, tenant, name string, ev audit.Event) error

@@ -204,7 +204,7 @@ func testIntentRetries(t *testing.T, open Opener) {
 	inTheWay(t, errs[0], "a1") // it has expired
 
 	e.ParentID = two.ID
-	moved := get(s.UpdateEntry(ctx, e, 0, event("entry.update")))(t)
+	moved := get(s.UpdateEntry(ctx, e, 0, start, event("entry.update")))(t)
 	_, err = record(t, s, "a", retry)
 	refused(t, err, identity.Denied) // a retry is authorized like any other
 	retry.EntryRevision = moved.Revision

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -195,32 +197,32 @@ func testUpdateEntry(t *testing.T, open Opener) {
 	e.TTL = identity.Duration(time.Minute)
 	var updated identity.Entry
 	sameList(t, "changes", after(t, s, "a", func() {
-		updated = get(s.UpdateEntry(ctx, identity.Entry{ID: "e1", Tenant: "a", Spec: e.Spec}, e.Revision, event("entry.update")))(t)
+		updated = get(s.UpdateEntry(ctx, identity.Entry{ID: "e1", Tenant: "a", Spec: e.Spec}, e.Revision, start, event("entry.update")))(t)
 	}), []string{"entry e1 of spiffe://a.example/agent/one"})
 	e.Revision = 4
 	if read := get(s.Entry(ctx, "a", "e1"))(t); !reflect.DeepEqual(updated, e) || !reflect.DeepEqual(read, e) {
 		t.Fatalf("updated %+v, read %+v; want %+v", updated, read, e)
 	}
 
-	_, err := s.UpdateEntry(ctx, e, e.Revision-1, event("entry.update"))
+	_, err := s.UpdateEntry(ctx, e, e.Revision-1, start, event("entry.update"))
 	inTheWay(t, err, "e1")
 	twin := newEntry("a", "e2")
 	twin.ID = "e1"
-	_, err = s.UpdateEntry(ctx, twin, 0, event("entry.update"))
+	_, err = s.UpdateEntry(ctx, twin, 0, start, event("entry.update"))
 	inTheWay(t, err, "e2")
-	refused(t, second(s.UpdateEntry(ctx, newEntry("a", "nothing"), 0, event("entry.update"))), identity.NotFound)
-	refused(t, second(s.UpdateEntry(ctx, identity.Entry{ID: "e1", Tenant: "a"}, 0, event("entry.update"))), identity.Invalid)
+	refused(t, second(s.UpdateEntry(ctx, newEntry("a", "nothing"), 0, start, event("entry.update"))), identity.NotFound)
+	refused(t, second(s.UpdateEntry(ctx, identity.Entry{ID: "e1", Tenant: "a"}, 0, start, event("entry.update"))), identity.Invalid)
 
 	e.ParentID = agentID("a", "two")
 	sameList(t, "changes of a move", after(t, s, "a", func() {
-		get(s.UpdateEntry(ctx, e, 0, event("entry.update")))(t)
+		get(s.UpdateEntry(ctx, e, 0, start, event("entry.update")))(t)
 	}), []string{"entry e1 of spiffe://a.example/agent/one deleted", "entry e1 of spiffe://a.example/agent/two"})
 	mine, _, err := s.EntriesByParent(ctx, "a", agentID("a", "two").String())
 	must(t, err)
 	sameList(t, "entries of the new parent", entryIDs(mine), []string{"e1"})
 
 	e.Selectors = identity.NewSelectors(identity.Selector{Type: "unix", Value: "uid:7"})
-	get(s.UpdateEntry(ctx, e, 0, event("entry.update")))(t)
+	get(s.UpdateEntry(ctx, e, 0, start, event("entry.update")))(t)
 	for selector, want := range map[string][]string{"unix:uid:7": {"e1"}, "unix:uid:1000": {"e2"}} {
 		found, _, err := s.Entries(ctx, "a", store.EntryFilter{Selector: selector})
 		must(t, err)
@@ -228,6 +230,46 @@ func testUpdateEntry(t *testing.T, open Opener) {
 	}
 	checkHistory(t, s, "a")
 }
+
+// testNarrowedEntry withdraws with an update what the entry granted: what was
+// issued under the old Spec is revoked with it. The twins withdraw nothing.
+func testNarrowedEntry(t *testing.T, open Opener) {
+	s, ctx := open(t), t.Context()
+	addTenant(t, s, "a")
+	addNode(t, s, "a", "one", "01")
+	for i, c := range []struct {
+		name    string
+		change  func(*identity.Spec)
+		revokes bool
+	}{
+		{"another SPIFFE ID", func(s *identity.Spec) { s.SPIFFEID = id("a", "/other") }, true},
+		{"a selector more", func(s *identity.Spec) { s.Selectors = append(s.Selectors, unix("path:/bin/x")) }, true},
+		{"another selector", func(s *identity.Spec) { s.Selectors = identity.Selectors{unix("uid:7")} }, true},
+		{"another parent", func(s *identity.Spec) { s.ParentID = agentID("a", "two") }, true},
+		{"a DNS name less", func(s *identity.Spec) { s.DNSNames = s.DNSNames[:1] }, true},
+		{"twin: a selector less", func(s *identity.Spec) { s.Selectors = s.Selectors[:1] }, false},
+		{"twin: any parent", func(s *identity.Spec) { s.ParentID = spiffeid.ID{} }, false},
+		{"twin: a DNS name more", func(s *identity.Spec) { s.DNSNames = append(s.DNSNames, "c.test") }, false},
+		{"twin: another lifetime", func(s *identity.Spec) { s.TTL = identity.Duration(time.Minute) }, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			e := newEntry("a", fmt.Sprintf("e%d", i))
+			e.Selectors = identity.NewSelectors(unix("gid:1"), unix("uid:1000"))
+			e.DNSNames = []string{"a.test", "b.test"}
+			e = get(s.CreateEntry(ctx, e, event("entry.create")))(t)
+			serial := serialOf(i)
+			issue(t, s, e, serial)
+			c.change(&e.Spec)
+			changes := after(t, s, "a", func() {
+				get(s.UpdateEntry(ctx, e, 0, start, event("entry.update")))(t)
+			})
+			equal(t, "revoked", get(s.Revoked(ctx, "a", serial))(t), c.revokes)
+			equal(t, "a change that wakes gateways", slices.Contains(changes, "revocation "+e.ID), c.revokes)
+		})
+	}
+}
+
+func unix(value string) identity.Selector { return identity.Selector{Type: "unix", Value: value} }
 
 // testUpdateRace has many writers update one entry from the same revision: one wins.
 func testUpdateRace(t *testing.T, open Opener) {
@@ -241,7 +283,7 @@ func testUpdateRace(t *testing.T, open Opener) {
 			all.Go(func() {
 				mine := e
 				mine.TTL = identity.Duration(time.Duration(i+1) * time.Second)
-				got, err := servers[i%2].UpdateEntry(t.Context(), mine, e.Revision, event("entry.update"))
+				got, err := servers[i%2].UpdateEntry(t.Context(), mine, e.Revision, start, event("entry.update"))
 				switch identity.CodeOf(err) {
 				case "":
 					updated <- got
@@ -410,6 +452,31 @@ func testPolicies(t *testing.T, open Opener) {
 	refused(t, second(s.PutPolicy(ctx, "a", policy.Policy{}, event("policy.put"))), identity.Invalid)
 	refused(t, second(s.PutPolicy(ctx, "nobody", newPolicy("x"), event("policy.put"))), identity.NotFound)
 	refused(t, second(s.Policies(ctx, "nobody")), identity.NotFound)
+}
+
+// testPolicyRace has many writers create one policy: one wins, and the others
+// neither replace it nor leave an event that says so.
+func testPolicyRace(t *testing.T, open Opener) {
+	servers := []store.Store{open(t), open(t)}
+	addTenant(t, servers[0], "a")
+	var winners atomic.Int64
+	var all sync.WaitGroup
+	for i := range 20 {
+		all.Go(func() {
+			err := servers[i%2].CreatePolicy(t.Context(), "a", newPolicy("p"), event("policy.put"))
+			switch identity.CodeOf(err) {
+			case "":
+				winners.Add(1)
+			case identity.Conflict:
+			default:
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	equal(t, "winners", winners.Load(), 1)
+	equal(t, "events", len(get(servers[1].Events(t.Context(), "a", 0, 100))(t)), 2) // with the tenant's
+	inTheWay(t, servers[1].CreatePolicy(t.Context(), "a", newPolicy("p"), event("policy.put")), "p")
 }
 
 func testEvents(t *testing.T, open Opener) {

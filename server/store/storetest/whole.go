@@ -40,7 +40,7 @@ func testIsolation(t *testing.T, open Opener) {
 	asB.Tenant = "b"
 
 	for name, err := range map[string]error{
-		"UpdateEntry":     second(s.UpdateEntry(ctx, asB, 0, event("x"))),
+		"UpdateEntry":     second(s.UpdateEntry(ctx, asB, 0, start, event("x"))),
 		"DeleteEntry":     s.DeleteEntry(ctx, "b", "e1", start, event("x")),
 		"Entry":           second(s.Entry(ctx, "b", "e1")),
 		"DeletePolicy":    s.DeletePolicy(ctx, "b", "p1", event("x")),
@@ -131,7 +131,7 @@ func testManyWriters(t *testing.T, open Opener) {
 			if code := identity.CodeOf(err); code != "" && code != identity.Conflict {
 				t.Error(err)
 			}
-			_, err = s.UpdateEntry(ctx, shared, 0, event("entry.update"))
+			_, err = s.UpdateEntry(ctx, shared, 0, start, event("entry.update"))
 			if err != nil {
 				t.Error(err)
 			}

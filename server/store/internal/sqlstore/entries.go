@@ -139,7 +139,7 @@ func lockEntry(ctx context.Context, t *tx, tenant, id string) (identity.Entry, e
 }
 
 // UpdateEntry implements store.Registry.
-func (db *DB) UpdateEntry(ctx context.Context, e identity.Entry, ifRevision int64, ev audit.Event) (identity.Entry, error) {
+func (db *DB) UpdateEntry(ctx context.Context, e identity.Entry, ifRevision int64, now time.Time, ev audit.Event) (identity.Entry, error) {
 	if e.SPIFFEID.IsZero() {
 		return e, identity.Errorf(identity.Invalid, "an entry needs a SPIFFE ID")
 	}
@@ -157,7 +157,15 @@ func (db *DB) UpdateEntry(ctx context.Context, e identity.Entry, ifRevision int6
 			return err
 		}
 		e.CreatedAt = old.CreatedAt
-		left = t.leave(e.Tenant, ev, moveChanges(old, e)...)
+		changes := moveChanges(old, e)
+		if !e.Covers(old.Spec) {
+			revoked, err := revoke(ctx, t, e.Tenant, "entry_id", e.ID, now)
+			if err != nil {
+				return err
+			}
+			changes = append(changes, revoked...)
+		}
+		left = t.leave(e.Tenant, ev, changes...)
 		left.entry = e.ID
 		return nil
 	})

@@ -294,7 +294,7 @@ func TestSharedUpdate(t *testing.T) {
 			return func() error {
 				mine := e
 				mine.TTL = identity.Duration(ttl)
-				_, err := s.UpdateEntry(t.Context(), mine, e.Revision, audit.Event{})
+				_, err := s.UpdateEntry(t.Context(), mine, e.Revision, time.Now(), audit.Event{})
 				return err
 			}
 		}

@@ -10,8 +10,18 @@ import (
 	"github.com/authsec-ai/icp/server/store"
 )
 
+// CreatePolicy implements store.Registry.
+func (db *DB) CreatePolicy(ctx context.Context, tenant string, p policy.Policy, ev audit.Event) error {
+	_, err := db.writePolicy(ctx, tenant, p, ev, false)
+	return err
+}
+
 // PutPolicy implements store.Registry.
 func (db *DB) PutPolicy(ctx context.Context, tenant string, p policy.Policy, ev audit.Event) (bool, error) {
+	return db.writePolicy(ctx, tenant, p, ev, true)
+}
+
+func (db *DB) writePolicy(ctx context.Context, tenant string, p policy.Policy, ev audit.Event, replace bool) (bool, error) {
 	if p.Name == "" {
 		return false, identity.Errorf(identity.Invalid, "a policy needs a name")
 	}
@@ -25,7 +35,11 @@ func (db *DB) PutPolicy(ctx context.Context, tenant string, p policy.Policy, ev 
 		if err != nil {
 			return err
 		}
-		if created = n == 1; !created {
+		created = n == 1
+		if !created && !replace {
+			return conflict(p.Name, "a policy of that name exists; replace it with PUT or choose another name")
+		}
+		if !created {
 			if _, err := t.exec(ctx, `UPDATE policies SET body = $3 WHERE tenant = $1 AND name = $2`, tenant, p.Name, body); err != nil {
 				return err
 			}

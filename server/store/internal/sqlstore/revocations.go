@@ -12,7 +12,8 @@ import (
 // revoke lists what was issued for an entry (column entry_id) or through a node
 // (column node) and has not expired. It counts intents and abandoned ones too:
 // a signer that was slow or died may have released them. The caller has removed
-// the right to new intents in this transaction, in a statement before.
+// the right to new intents of that kind in this transaction, in a statement
+// before.
 func revoke(ctx context.Context, t *tx, tenant, column, value string, now time.Time) ([]store.Change, error) {
 	n, err := t.exec(ctx, `INSERT INTO revocations (tenant, serial, kind, spiffe_id, expires_at)
 		SELECT tenant, serial, kind, spiffe_id, expires_at FROM issuances
