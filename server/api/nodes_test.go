@@ -1,9 +1,11 @@
 package api_test
 
 import (
+	"context"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
+	"net/http"
 	"strings"
 	"sync"
 	"testing"
@@ -13,6 +15,7 @@ import (
 	"github.com/authsec-ai/icp/internal/audit"
 	"github.com/authsec-ai/icp/internal/wire"
 	"github.com/authsec-ai/icp/server/nodes/jointoken"
+	"github.com/authsec-ai/icp/server/store"
 )
 
 func TestJoinToken(t *testing.T) {
@@ -206,6 +209,50 @@ func TestTwoHolders(t *testing.T) {
 	t.Run("T-28/twin", func(t *testing.T) {
 		n.renew().want(t, 200, nil)
 	})
+}
+
+// leaver is a store in front of which a caller hangs up as soon as its renewal is refused.
+type leaver struct {
+	store.Store
+	hangUp func()
+}
+
+func (l *leaver) RenewNode(ctx context.Context, n identity.Node, old string, now time.Time, ev audit.Event) error {
+	err := l.Store.RenewNode(ctx, n, old, now, ev)
+	if identity.CodeOf(err) == identity.Conflict {
+		l.hangUp()
+		<-ctx.Done()
+	}
+	return err
+}
+
+// TestTwoHoldersLeave is T-28 with a second holder that does not wait for its answer.
+func TestTwoHoldersLeave(t *testing.T) {
+	l := &leaver{}
+	w := newWorldOn(t, func(s store.Store) store.Store { l.Store = s; return l })
+	a := w.newTenant("acme")
+	n := a.attest("n1")
+	copied := *n
+	var got wire.AttestResponse
+	n.renew().want(t, 200, &got)
+	n.use(got)
+	open[wire.SyncFrame](n.client, wire.PathSync).next(done)
+
+	ctx, cancel := context.WithCancel(t.Context())
+	l.hangUp = cancel
+	req := must(http.NewRequestWithContext(ctx, "POST", w.url+wire.PathRenew, strings.NewReader(doc(wire.RenewRequest{CSR: newCSR(t, n.key)}))))(t)
+	if resp, err := copied.http.Do(req); err == nil {
+		t.Errorf("the caller that left got status %d", resp.StatusCode)
+	}
+	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		ev := must(w.store.Events(t.Context(), a.id, 0, 1))(t)[0]
+		if ev.Action == "node.renew" && ev.Outcome == audit.Denied {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the last event is %+v", ev)
+		}
+	}
 }
 
 func TestWorkloadAttest(t *testing.T) {

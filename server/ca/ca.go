@@ -47,7 +47,7 @@ type Store interface {
 	PutAuthority(ctx context.Context, a store.Authority, ev audit.Event) error
 	RecordIntents(ctx context.Context, tenant, node string, now time.Time, items []store.Intent) ([]store.Intent, []error, error)
 	FinishIntents(ctx context.Context, tenant string, serials []string, issued bool) error
-	RecordEvent(ctx context.Context, ev audit.Event) error
+	RecordEvents(ctx context.Context, tenant string, events []audit.Event) error
 }
 
 // Config is what a CA is made of. All of it is required.

@@ -336,19 +336,20 @@ func (c *CA) finish(ctx context.Context, b *batch) {
 }
 
 func (c *CA) report(ctx context.Context, b *batch) {
+	var denials []audit.Event
 	for i := range b.asks {
 		a := &b.asks[i]
 		c.metrics.count(ctx, b.kind, a.err)
 		if identity.CodeOf(a.err) == identity.Denied {
-			c.recordDenial(ctx, b, a)
+			denials = append(denials, b.denial(a))
 		}
 	}
+	c.recordDenials(ctx, b, denials)
 	c.metrics.time(ctx, b.kind, c.now().Sub(b.begin))
 }
 
-// recordDenial leaves an audit event. The denial stands if that fails.
-func (c *CA) recordDenial(ctx context.Context, b *batch, a *ask) {
-	err := c.store.RecordEvent(ctx, audit.Event{
+func (b *batch) denial(a *ask) audit.Event {
+	return audit.Event{
 		Time:      b.begin,
 		Tenant:    b.tenant,
 		Actor:     b.node,
@@ -357,8 +358,18 @@ func (c *CA) recordDenial(ctx context.Context, b *batch, a *ask) {
 		Outcome:   audit.Denied,
 		Reason:    identity.MessageOf(a.err),
 		RequestID: identity.Clip(a.requestID),
-	})
-	if err != nil {
-		c.log.ErrorContext(ctx, "a denial could not be recorded", "tenant", b.tenant, "error", err)
+	}
+}
+
+// recordDenials leaves the audit events of a batch in one transaction, also if
+// the agent has left meanwhile. The denials stand if that fails.
+func (c *CA) recordDenials(ctx context.Context, b *batch, events []audit.Event) {
+	if len(events) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+	defer cancel()
+	if err := c.store.RecordEvents(ctx, b.tenant, events); err != nil {
+		c.log.ErrorContext(ctx, "denials could not be recorded", "tenant", b.tenant, "count", len(events), "error", err)
 	}
 }

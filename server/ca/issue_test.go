@@ -198,6 +198,7 @@ type alteredStore struct {
 	authorities func([]store.Authority) []store.Authority
 	recorded    func()           // runs after intents are recorded, before they are signed
 	fail        map[string]error // by method
+	writes      int              // of events
 }
 
 func (s *alteredStore) Tenant(ctx context.Context, id string) (store.Tenant, error) {
@@ -247,11 +248,12 @@ func (s *alteredStore) RecordIntents(ctx context.Context, tenant, node string, n
 	return intents, errs, err
 }
 
-func (s *alteredStore) RecordEvent(ctx context.Context, ev audit.Event) error {
-	if err := s.fail["RecordEvent"]; err != nil {
+func (s *alteredStore) RecordEvents(ctx context.Context, tenant string, events []audit.Event) error {
+	if err := s.fail["RecordEvents"]; err != nil {
 		return err
 	}
-	return s.Store.RecordEvent(ctx, ev)
+	s.writes++
+	return s.Store.RecordEvents(ctx, tenant, events)
 }
 
 // alteredCustody answers Unwrap with what a test puts there.
@@ -325,7 +327,7 @@ func TestFailures(t *testing.T) {
 	t.Run("T-18/refused/the audit trail is down", func(t *testing.T) {
 		s := newStage(t)
 		node := s.tenant(tenantA)
-		s.ca = s.newCA(&alteredStore{Store: s.db, fail: map[string]error{"RecordEvent": broken}}, s.keys)
+		s.ca = s.newCA(&alteredStore{Store: s.db, fail: map[string]error{"RecordEvents": broken}}, s.keys)
 		item := itemFor(t, s.entry(tenantA, node, "/w"))
 		item.Selectors = nil
 		wantProblem(t, s.sign(tenantA, node, item)[0].Error, identity.Denied, "selectors")
@@ -635,6 +637,36 @@ func TestDenialIsAudited(t *testing.T) {
 	}
 	if ev := events[0]; ev.Action != "svid.issue" || ev.Outcome != audit.Denied || ev.Actor != node || ev.Object != item.EntryID || !strings.Contains(ev.Reason, "selectors") {
 		t.Errorf("event is %+v", ev)
+	}
+}
+
+// TestDenialsOfABatch has an agent ask for much that it may not have, and leave
+// before the answer: every denial is on record, by one write.
+func TestDenialsOfABatch(t *testing.T) {
+	s := newStage(t)
+	node := s.tenant(tenantA)
+	items := make([]wire.SignItem, wire.MaxBatch)
+	items[0] = itemFor(t, s.entry(tenantA, node, "/w"))
+	for i := range items[1:] {
+		items[i+1] = items[0]
+		items[i+1].EntryID = fmt.Sprintf("nothing-%d", i)
+		items[i+1].CSR = requestFor(t, newKey(t))
+	}
+	ctx, leave := context.WithCancel(t.Context())
+	altered := &alteredStore{Store: s.db, recorded: leave}
+	s.newCA(altered, s.keys).SignWorkloads(ctx, tenantA, node, items)
+	events, err := s.db.Events(t.Context(), tenantA, 0, 2*wire.MaxBatch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	denied := 0
+	for _, ev := range events {
+		if ev.Outcome == audit.Denied {
+			denied++
+		}
+	}
+	if denied != wire.MaxBatch-1 || altered.writes != 1 {
+		t.Errorf("%d denials are on record by %d writes, want %d by one", denied, altered.writes, wire.MaxBatch-1)
 	}
 }
 

@@ -200,6 +200,9 @@ func (s *Service) event(n identity.Node, action, requestID string, now time.Time
 // name): the event names the node, which is what both are found by.
 func (s *Service) refused(ctx context.Context, ev audit.Event, err error) error {
 	ev.Outcome, ev.Reason = audit.Denied, identity.MessageOf(err)
+	// The caller may have left so as not to be found.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
 	if recordErr := s.store.RecordEvent(ctx, ev); recordErr != nil {
 		return errors.Join(err, recordErr)
 	}

@@ -137,6 +137,8 @@ type Registry interface {
 	// RecordEvent writes an audit event that comes with no mutation (a denial).
 	// Without a tenant it is the platform's; Events lists those under "".
 	RecordEvent(ctx context.Context, ev audit.Event) error
+	// RecordEvents is RecordEvent for several of one tenant, all or none.
+	RecordEvents(ctx context.Context, tenant string, events []audit.Event) error
 	// Events lists newest first; before 0 means from the newest.
 	Events(ctx context.Context, tenant string, before int64, limit int) ([]audit.Event, error)
 }

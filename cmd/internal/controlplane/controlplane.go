@@ -179,14 +179,14 @@ func (o *ownCertificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 }
 
 // AdminToken gives the API token in the file at path, and makes both if the
-// file is not there. The tenant is "" for a platform admin.
+// file is not there, or empty. The tenant is "" for a platform admin.
 func (c *ControlPlane) AdminToken(ctx context.Context, path, tenant string, role store.Role) (string, error) {
 	raw, err := os.ReadFile(path)
-	if err == nil {
-		return strings.TrimSpace(string(raw)), nil
-	}
-	if !errors.Is(err, os.ErrNotExist) {
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return "", fmt.Errorf("read the admin token: %w", err)
+	}
+	if text := strings.TrimSpace(string(raw)); text != "" {
+		return text, nil
 	}
 	const lifetime = 365 * 24 * time.Hour
 	_, secret, err := c.Registry.CreateAPIToken(ctx, registry.System(), tenant, "first-admin", role, lifetime)

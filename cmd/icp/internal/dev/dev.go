@@ -89,6 +89,7 @@ type parts struct {
 
 	listeners []net.Listener // for HTTP parts that this package serves itself
 	telemetry []*telemetry.Telemetry
+	joinToken string // ID of the one that the agent may attest with
 	info      Info
 }
 
@@ -119,6 +120,9 @@ func (p *parts) run(ctx context.Context) error {
 	group.Go(func() error { return p.proxy.Run(ctx) })
 	group.Go(func() error {
 		if err := p.awaitReady(ctx); err != nil {
+			return err
+		}
+		if err := p.dropJoinToken(ctx); err != nil {
 			return err
 		}
 		if err := p.dir.saveInfo(p.info); err != nil {

@@ -55,36 +55,49 @@ func (p *parts) openServer(ctx context.Context) error {
 // seed writes the tenant and its samples at the first start, and on every start
 // what must fit this very process. What an administrator changed stays changed.
 func (p *parts) seed(ctx context.Context) error {
-	reg := p.control.Registry
-	_, err := reg.Tenant(ctx, tenant)
-	switch {
-	case identity.CodeOf(err) == identity.NotFound:
-		if _, err := reg.CreateTenant(ctx, registry.System(), tenant, trustDomain, store.Settings{}); err != nil {
+	if _, err := os.Stat(p.dir.file(seededName)); errors.Is(err, os.ErrNotExist) {
+		if err := p.seedTenant(ctx); err != nil {
 			return err
 		}
-		if err := p.seedSamples(ctx); err != nil {
+		if err := p.dir.replace(seededName, nil, 0o600); err != nil {
 			return err
 		}
-	case err != nil:
-		return err
 	}
 	return p.seedProxyEntry(ctx)
 }
 
-func (p *parts) seedSamples(ctx context.Context) error {
+// seededName is a file that says that the first start got to the end of
+// seedTenant. Until then each start does what is left of it.
+const seededName = "seeded"
+
+func (p *parts) seedTenant(ctx context.Context) error {
+	reg, by := p.control.Registry, registry.System()
+	_, err := reg.CreateTenant(ctx, by, tenant, trustDomain, store.Settings{})
+	if err := unlessThere(err); err != nil {
+		return err
+	}
 	uid := strconv.Itoa(os.Getuid())
-	if _, err := p.control.Registry.CreateEntry(ctx, registry.System(), tenant, identity.Spec{
+	_, err = reg.CreateEntry(ctx, by, tenant, identity.Spec{
 		SPIFFEID: mustID(devID), ParentID: mustID(agentID),
 		Selectors: identity.NewSelectors(identity.Selector{Type: "unix", Value: "uid:" + uid}),
-	}); err != nil {
+	})
+	if err := unlessThere(err); err != nil {
 		return err
 	}
 	for _, sample := range samplePolicies() {
-		if _, err := p.control.Registry.PutPolicy(ctx, registry.System(), tenant, sample); err != nil {
+		if err := unlessThere(reg.CreatePolicy(ctx, by, tenant, sample)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// unlessThere passes over a Conflict.
+func unlessThere(err error) error {
+	if identity.CodeOf(err) == identity.Conflict {
+		return nil
+	}
+	return err
 }
 
 func samplePolicies() []policy.Policy {
@@ -137,10 +150,11 @@ func (p *parts) openAgent(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, token, err := p.control.Registry.CreateJoinToken(ctx, registry.System(), tenant, nodeName, 10*time.Minute)
+	join, token, err := p.control.Registry.CreateJoinToken(ctx, registry.System(), tenant, nodeName, 10*time.Minute)
 	if err != nil {
 		return fmt.Errorf("make a join token for the agent: %w", err)
 	}
+	p.joinToken = join.ID
 	roots, err := p.serverRoots()
 	if err != nil {
 		return err
@@ -155,6 +169,15 @@ func (p *parts) openAgent(ctx context.Context) error {
 	p.info.AgentAdminURL = p.agent.AdminURL()
 	p.ports.AgentAdmin = strings.TrimPrefix(p.info.AgentAdminURL, "http://")
 	return nil
+}
+
+// dropJoinToken takes back what an agent that came back by its key did not use.
+func (p *parts) dropJoinToken(ctx context.Context) error {
+	err := p.control.Registry.DeleteJoinToken(ctx, registry.System(), tenant, p.joinToken)
+	if identity.CodeOf(err) == identity.NotFound {
+		return nil
+	}
+	return err
 }
 
 func (p *parts) serverRoots() (*x509.CertPool, error) {

@@ -8,9 +8,16 @@ import (
 
 // RecordEvent implements store.Registry. An event without a tenant belongs to the platform.
 func (db *DB) RecordEvent(ctx context.Context, ev audit.Event) error {
-	owner := ownerOf(ev.Tenant)
-	return db.mutate(ctx, "record event", owner, func(_ context.Context, t *tx) error {
-		t.leave(owner, ev)
+	return db.RecordEvents(ctx, ev.Tenant, []audit.Event{ev})
+}
+
+// RecordEvents implements store.Registry.
+func (db *DB) RecordEvents(ctx context.Context, tenant string, events []audit.Event) error {
+	owner := ownerOf(tenant)
+	return db.mutate(ctx, "record events", owner, func(_ context.Context, t *tx) error {
+		for _, ev := range events {
+			t.leave(owner, ev)
+		}
 		return nil
 	})
 }
