@@ -37,9 +37,11 @@ func (c *Case) Report(out io.Writer) (bool, error) {
 
 func (c *Case) summarize(out io.Writer) {
 	count := map[Op]int{}
-	unanswered := 0
+	unanswered, kills := 0, -1 // the last end is no kill
 	for _, e := range c.History {
 		switch {
+		case e.Op == Kill, e.Op == Start && e.Outcome == Unknown:
+			kills++
 		case e.Outcome == OK:
 			count[e.Op]++
 		case e.Outcome == Unknown:
@@ -47,7 +49,7 @@ func (c *Case) summarize(out io.Writer) {
 		}
 	}
 	fmt.Fprintf(out, "%d kills; %d entries created, %d changed, %d deleted; %d nodes let in; %d credentials seen, %d on record, %d of them without their end; %d requests allowed by the proxy; %d operations without an answer\n",
-		count[Kill]-1, count[Create], count[Update], count[Delete], count[Spend], DuplicateSerial(c).Looked, len(c.Record.Issued), c.Record.Unclosed, count[Call], unanswered)
+		kills, count[Create], count[Update], count[Delete], count[Spend], DuplicateSerial(c).Looked, len(c.Record.Issued), c.Record.Unclosed, count[Call], unanswered)
 	took := c.Latencies()
 	if len(took) == 0 {
 		return

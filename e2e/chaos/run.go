@@ -15,14 +15,13 @@ import (
 
 // Options of Run.
 type Options struct {
-	Binary  string        // path of icp
-	Program string        // that calls Observe when its first argument is ObserverCommand
-	Dir     string        // keeps everything; a run that was interrupted goes on from it
-	Seed    uint64        // of a new run
-	Kills   int           // in all, over interruptions
-	Bound   time.Duration // within which a change must be seen; of a new run
-	Limit   time.Duration // after which no further start begins
-	Log     io.Writer     // a line for each start
+	Binary string        // path of icp
+	Dir    string        // keeps everything; a run that was interrupted goes on from it
+	Seed   uint64        // of a new run
+	Kills  int           // in all, over interruptions
+	Bound  time.Duration // within which a change must be seen; of a new run
+	Limit  time.Duration // after which no further start begins
+	Log    io.Writer     // a line for each start
 }
 
 // ErrUnfinished says that a run ended before all kills were done; Run with the
@@ -49,6 +48,9 @@ type runner struct {
 
 // Run kills and starts the product until there were enough kills, and gives
 // what is to be judged. The folder keeps what a later Run needs to go on.
+//
+// The observers are processes of the calling program: it must call Observe when
+// its first argument is ObserverCommand.
 func Run(ctx context.Context, o Options) (*Case, error) {
 	r, err := open(o)
 	if err != nil {
@@ -121,7 +123,7 @@ func (r *runner) closeInterrupted() error {
 	if err != nil {
 		return err
 	}
-	if up := h.running(); len(up) > 0 && up[len(up)-1].to.IsZero() {
+	if turns := h.of(Start, Kill); len(turns) > 0 && turns[len(turns)-1].Op == Start && turns[len(turns)-1].Outcome == OK {
 		last := h.end()
 		r.plane.recorder.Note(Event{Op: Kill, Start: last, End: last, Outcome: OK, Detail: "with its harness"})
 	}
@@ -150,7 +152,7 @@ func (r *runner) untilKilled(ctx context.Context) error {
 	case dice == 0 && r.progress.Done > 0:
 		stillborn = 20*time.Millisecond + upTo(rng, 600*time.Millisecond)
 	case dice >= 4:
-		life = r.Bound + time.Second + upTo(rng, 6*time.Second)
+		life = r.Bound + time.Second + upTo(rng, 16*time.Second)
 	}
 	entries, err := r.begin(ctx, stillborn)
 	if errors.Is(err, errStillborn) {
@@ -233,9 +235,13 @@ func (r *runner) untilQuiet(ctx context.Context) error {
 const streams = 2
 
 func (r *runner) startObservers() error {
-	dev := r.plane.instance
+	program, err := installObserver(r.Dir)
+	if err != nil {
+		return fmt.Errorf("install the observer: %w", err)
+	}
+	dev := r.plane.info
 	for _, uid := range r.plane.watched {
-		p, err := startObserver(r.Program, watch{UID: uid, Seed: r.Seed, Streams: streams,
+		p, err := startObserver(program, watch{UID: uid, Seed: r.Seed, Streams: streams,
 			Socket: dev.AgentSocket, ProxyURL: dev.ProxyURL, ProxyID: dev.ProxyID()}, r.plane.recorder)
 		if err != nil {
 			return err

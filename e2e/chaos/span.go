@@ -33,7 +33,7 @@ func (s span) meets(o span) span {
 func (s span) covers(o span) bool { return !o.from.Before(s.from) && !o.end().After(s.end()) }
 
 // running gives the times at which the product had said that it is ready and
-// had not been killed.
+// had not been killed, as far as the history goes.
 func (h History) running() []span {
 	var list []span
 	for _, e := range h.of(Start, Kill) {
@@ -43,6 +43,9 @@ func (h History) running() []span {
 		case e.Op == Kill && len(list) > 0 && list[len(list)-1].to.IsZero():
 			list[len(list)-1].to = e.Start
 		}
+	}
+	if len(list) > 0 && list[len(list)-1].to.IsZero() {
+		list[len(list)-1].to = h.end()
 	}
 	return list
 }

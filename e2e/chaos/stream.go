@@ -35,6 +35,9 @@ func (h History) sessions() []*session {
 		}
 		s.to = e.End
 		s.take(e, current[e.Stream])
+		if e.Op == Close {
+			delete(open, e.Stream)
+		}
 	}
 	for _, s := range all {
 		for i := range s.held {

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"os"
 	"os/signal"
@@ -70,9 +69,6 @@ func chaosRun(ctx context.Context) (int, error) {
 		}
 		fmt.Printf("seed %d, %d kills, in %s\n", o.Seed, o.Kills, o.Dir)
 	}
-	if o.Program, err = copySelf(o.Dir); err != nil {
-		return failed, err
-	}
 	return judge(ctx, o)
 }
 
@@ -83,26 +79,6 @@ func newFolder() (string, error) {
 		return "", err
 	}
 	return dir, os.Chmod(dir, 0o755)
-}
-
-// copySelf puts this program where every user can run it.
-func copySelf(dir string) (string, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return "", err
-	}
-	in, err := os.Open(self)
-	if err != nil {
-		return "", err
-	}
-	defer in.Close()
-	path := filepath.Join(dir, "observer")
-	out, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o755)
-	if err != nil {
-		return "", err
-	}
-	_, err = io.Copy(out, in)
-	return path, errors.Join(err, out.Close())
 }
 
 func judge(ctx context.Context, o chaos.Options) (int, error) {
