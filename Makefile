@@ -1,6 +1,6 @@
 # Everything a developer runs. 'make help' lists the targets.
 export GOFLAGS ?= -trimpath -buildvcs=false
-PROGRAMS := icp icp-server icp-agent agentauth-proxy
+PROGRAMS := icp icp-server icp-agent agentauth-proxy spiffe-conform
 GOTESTSUM := bin/gotestsum --format pkgname-and-test-fails --format-hide-empty-pkg
 # What nobody may commit twice: tests print how many ran, and none is skipped.
 REPORT = python3 tools/no_skips.py $(1)
@@ -14,7 +14,7 @@ deps: ## install what the tests need (PostgreSQL, Envoy, nginx, Python clients, 
 	@tools/deps.sh
 
 .PHONY: build
-build: ## build the four programs, and the demo, into bin/
+build: ## build the programs, the judge of Workload APIs, and the demo, into bin/
 	@mkdir -p bin
 	@for p in $(PROGRAMS); do CGO_ENABLED=0 go build -o bin/$$p ./cmd/$$p || exit 1; done
 	@CGO_ENABLED=0 go build -o bin/demo ./e2e/demo
