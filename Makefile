@@ -63,6 +63,10 @@ structure: ## measure function lengths, imports and documentation (docs/structur
 	@echo "linked into a program:" && go run -C tools ./structure -outliers .. ./cmd/icp-server ./cmd/icp-agent ./cmd/agentauth-proxy ./cmd/icp
 	@echo && echo "the whole module:" && go run -C tools ./structure ..
 
+.PHONY: chaos
+chaos: build ## kill icp dev under load KILLS times (default 10, SEED=n repeats) and judge what was seen
+	@go run ./e2e/chaos/cmd -kills $(or $(KILLS),10) -seed $(or $(SEED),0)
+
 .PHONY: fuzz
 fuzz: ## each fuzz target for FUZZTIME (default 30s)
 	@tools/fuzz.sh
