@@ -22,19 +22,28 @@ const (
 	strict                  // JSON from people: an unknown field is an error
 	curlDefault             // strict, also under the content type that curl sends unasked
 	tolerant                // JSON from agents: unknown fields are ignored, so that versions can differ
+	stranger                // tolerant, from those who have yet to say who they are
 )
 
 const (
-	maxBodyBytes = 1 << 20 // from people
-	maxWireBytes = 4 << 20 // from agents: 500 signing requests with their selectors
+	maxBodyBytes     = 1 << 20  // from people
+	maxWireBytes     = 4 << 20  // from agents: 500 signing requests with their selectors
+	maxStrangerBytes = 64 << 10 // from anybody: one signing request, and evidence
 )
 
 func (b body) limit() int64 {
-	if b == tolerant {
+	switch b {
+	case tolerant:
 		return maxWireBytes
+	case stranger:
+		return maxStrangerBytes
 	}
 	return maxBodyBytes
 }
+
+// ignoresUnknown reports whether fields and parameters that are not known count
+// as those of a newer version.
+func (b body) ignoresUnknown() bool { return b == tolerant || b == stranger }
 
 // checkContentType accepts JSON, and requests that don't say what they are.
 func (b body) checkContentType(header http.Header) error {
@@ -72,7 +81,7 @@ func (b body) read(r *http.Request) ([]byte, error) {
 
 // decode reads one JSON document into the struct that into points to.
 func (b body) decode(raw []byte, into any) error {
-	if b == tolerant {
+	if b.ignoresUnknown() {
 		return strictjson.DecodeKnown(raw, into)
 	}
 	return strictjson.Decode(raw, into)

@@ -37,6 +37,11 @@ func TestJoinToken(t *testing.T) {
 			t.Error("the listing shows the secret")
 		}
 	})
+	t.Run("T-46/a stranger's body is small", func(t *testing.T) {
+		big := func(n int) string { return `{"method": "join_token", "data": "` + strings.Repeat("x", n) + `"}` }
+		w.as("").do("POST", wire.PathAttest, big(1<<16)).want(t, 413, nil)
+		w.as("").do("POST", wire.PathAttest, big(1<<15)).want(t, 400, nil)
+	})
 	t.Run("NA-3/used once", func(t *testing.T) {
 		token := a.joinToken(nil)
 		attest(token, "once").want(t, 200, nil)
