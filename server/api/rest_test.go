@@ -217,7 +217,14 @@ func TestTenantLimits(t *testing.T) {
 		delete(body, "parent_id")
 		a.admin.do("POST", "/api/v1/workloads", doc(body)).want(t, 400, nil)
 		a.admin.do("PATCH", "/api/v1/tenants/acme", `{"settings": {"any_node": true}}`).want(t, 200, nil)
-		a.admin.do("POST", "/api/v1/workloads", doc(body)).want(t, 201, nil)
+		var free identity.Entry
+		a.admin.do("POST", "/api/v1/workloads", doc(body)).want(t, 201, &free)
+		var p struct{ ID string }
+		if a.admin.do("PATCH", "/api/v1/tenants/acme", `{"settings": {"any_node": false}}`).want(t, 409, &p); p.ID != free.ID {
+			t.Errorf("the conflict names %q, want %q", p.ID, free.ID)
+		}
+		a.admin.do("DELETE", "/api/v1/workloads/"+free.ID, "").want(t, 204, nil)
+		a.admin.do("PATCH", "/api/v1/tenants/acme", `{"settings": {"any_node": false}}`).want(t, 200, nil)
 	})
 }
 
