@@ -1,6 +1,6 @@
 # Everything a developer runs. 'make help' lists the targets.
 export GOFLAGS ?= -trimpath -buildvcs=false
-PROGRAMS := icp icp-server icp-agent agentauth-proxy
+PROGRAMS := icp icp-server icp-agent agentauth-proxy spiffe-conform
 GOTESTSUM := bin/gotestsum --format pkgname-and-test-fails --format-hide-empty-pkg
 # What nobody may commit twice: tests print how many ran, and none is skipped.
 REPORT = python3 tools/no_skips.py $(1)
@@ -14,13 +14,14 @@ deps: ## install what the tests need (PostgreSQL, Envoy, nginx, Python clients, 
 	@tools/deps.sh
 
 .PHONY: build
-build: ## build the four programs into bin/
+build: ## build the programs, the judge of Workload APIs, and the demo, into bin/
 	@mkdir -p bin
 	@for p in $(PROGRAMS); do CGO_ENABLED=0 go build -o bin/$$p ./cmd/$$p || exit 1; done
+	@CGO_ENABLED=0 go build -o bin/demo ./e2e/demo
 
 .PHONY: demo
 demo: build ## run the story with real processes and print what was seen
-	@go build -o bin/demo ./e2e/demo && bin/demo
+	@bin/demo
 
 .PHONY: fast
 fast: deps ## the quick tests: no race detector, no end-to-end
@@ -56,6 +57,15 @@ lint: deps ## format, vet, staticcheck, module tidiness
 .PHONY: bench
 bench: deps build ## measure, beside the raw floor and nginx, and print the table
 	@go run ./bench
+
+.PHONY: structure
+structure: ## measure function lengths, imports and documentation (docs/structure.md)
+	@echo "linked into a program:" && go run -C tools ./structure -outliers .. ./cmd/icp-server ./cmd/icp-agent ./cmd/agentauth-proxy ./cmd/icp
+	@echo && echo "the whole module:" && go run -C tools ./structure ..
+
+.PHONY: chaos
+chaos: build ## kill icp dev under load KILLS times (default 10, SEED=n repeats) and judge what was seen
+	@go run ./e2e/chaos/cmd -kills $(or $(KILLS),10) -seed $(or $(SEED),0)
 
 .PHONY: fuzz
 fuzz: ## each fuzz target for FUZZTIME (default 30s)

@@ -147,18 +147,19 @@ func (a *Agent) build() (err error) {
 // Envoy's SDS as its guest.
 func (a *Agent) buildServer() error {
 	tel, entitled := a.cfg.Telemetry, entitlements{a.cache}
+	log := telemetry.Limit(tel.Log, "uid") // any process may connect, and be refused, at will
 	api, err := workloadapi.New(workloadapi.Config{
-		Attestor: a.sessions, Cache: entitled, Log: tel.Log, Meter: tel.Meter, Now: a.cfg.Clock.Now,
+		Attestor: a.sessions, Cache: entitled, Log: log, Meter: tel.Meter, Now: a.cfg.Clock.Now,
 		JWTLeeway: a.cfg.JWTLeeway, Guests: []protoreflect.ServiceDescriptor{sds.Descriptor()},
 	})
 	if err != nil {
 		return err
 	}
-	envoy, err := sds.New(sds.Config{Attestor: envoysds.Attestor{Sessions: api.Sessions()}, Log: tel.Log, Meter: tel.Meter})
+	envoy, err := sds.New(sds.Config{Attestor: envoysds.Attestor{Sessions: api.Sessions()}, Log: log, Meter: tel.Meter})
 	if err != nil {
 		return err
 	}
-	a.server = grpc.NewServer(append(api.ServerOptions(), grpc.Creds(peer.Credentials(tel.Log)))...)
+	a.server = grpc.NewServer(append(api.ServerOptions(), grpc.Creds(peer.Credentials(log)))...)
 	api.Register(a.server)
 	envoy.Register(a.server)
 	return nil

@@ -488,3 +488,26 @@ func TestRefusals(t *testing.T) {
 		}
 	})
 }
+
+// A process that is refused again and again does not fill the log.
+func TestRefusalsDoNotFillTheLog(t *testing.T) {
+	server := servertest.Start(t, clock.System{}, servertest.Settings{})
+	r := run(t, config(t, server))
+	r.ready(t)
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	client, err := workloadapi.New(ctx, r.addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	const many = 100
+	for range many {
+		if _, err := client.FetchX509SVID(ctx); status.Code(err) != codes.PermissionDenied {
+			t.Fatal(err)
+		}
+	}
+	if n := strings.Count(r.log.String(), "request refused"); n == 0 || n > many/2 {
+		t.Errorf("%d lines in the log for %d refusals", n, many)
+	}
+}

@@ -145,3 +145,15 @@ func FuzzSelectors(f *testing.F) {
 		}
 	})
 }
+
+// A selector on its own reads and writes as text, in the canonical spelling.
+func TestSelectorText(t *testing.T) {
+	var s identity.Selector
+	if err := json.Unmarshal([]byte(`"unix:uid=1000"`), &s); err != nil || s != (identity.Selector{Type: "unix", Value: "uid:1000"}) {
+		t.Errorf("got %v, error %v", s, err)
+	}
+	before := s
+	if err := json.Unmarshal([]byte(`"unix"`), &s); identity.CodeOf(err) != identity.Invalid || s != before {
+		t.Errorf("got %v, error %v", s, err)
+	}
+}

@@ -37,6 +37,33 @@ func (c *Compiled) Decide(req Request) Decision {
 	return v.decision()
 }
 
+// MayAllow reports whether Decide could allow req if it named other models and
+// tools. A caller that it is false for need not be heard out: Decide denies.
+func (c *Compiled) MayAllow(req Request) bool {
+	if c == nil || !canonical(req.Path) {
+		return false
+	}
+	may := false
+	for subjects := c.subjects.match(withoutScheme(req.Subject.String())); subjects.next(); {
+		rs := (*subjects.value)[req.Service]
+		if rs == nil {
+			continue
+		}
+		for paths := rs.paths.match(req.Path); paths.next(); {
+			for _, r := range *paths.value {
+				switch {
+				case !r.methods.has(req.Method):
+				case r.deny && len(r.models.sorted) == 0 && len(r.tools.sorted) == 0:
+					return false
+				case !r.deny && r.acceptsLifetime(&req):
+					may = true
+				}
+			}
+		}
+	}
+	return may
+}
+
 // AllowsModel reports whether there is a request for req.Model that the subject
 // may make of the service: some method and path of an allow policy for which
 // Decide allows. Where the policy means any method it tries POST, and of the

@@ -84,6 +84,12 @@ func (e *Engine) Decide(req Request) Decision {
 	return f.compiled.Decide(req)
 }
 
+// MayAllow is Compiled.MayAllow on the set in force.
+func (e *Engine) MayAllow(req Request) bool {
+	f := e.current.Load()
+	return !f.expired && f.compiled.MayAllow(req)
+}
+
 // AllowsModel is Compiled.AllowsModel on the set in force.
 func (e *Engine) AllowsModel(req Request) bool {
 	f := e.current.Load()

@@ -23,7 +23,7 @@ func TestOracle(t *testing.T) {
 	seed := envInt(t, "ICP_ORACLE_SEED", int(time.Now().UnixNano()))
 	t.Logf("ICP_ORACLE_ROUNDS=%d ICP_ORACLE_SEED=%d", total, seed)
 	g := generator{rand.New(rand.NewPCG(uint64(seed), 1))}
-	allows, denies := 0, 0
+	allows, denies, hopeless := 0, 0, 0
 	for done := 0; done < total; done += 200 {
 		policies := g.policies()
 		compiled, err := policy.Compile(policies)
@@ -41,6 +41,12 @@ func TestOracle(t *testing.T) {
 			if compiled.AllowsModel(req) != referenceModel(policies, req) {
 				t.Fatalf("AllowsModel gives %v\nrequest %+v\npolicies %+v", compiled.AllowsModel(req), req, policies)
 			}
+			if !compiled.MayAllow(req) {
+				hopeless++
+				if someModel(policies, req) {
+					t.Fatalf("MayAllow gives false\nrequest %+v\npolicies %+v", req, policies)
+				}
+			}
 			switch {
 			case allowed:
 				allows++
@@ -50,8 +56,8 @@ func TestOracle(t *testing.T) {
 		}
 	}
 	t.Logf("%d allowed, %d denied by a policy", allows, denies)
-	if allows < total/10 || denies < total/10 {
-		t.Errorf("of %d decisions only %d allow and %d deny by policy: the generator does not test enough", total, allows, denies)
+	if allows < total/10 || denies < total/10 || hopeless < total/10 {
+		t.Errorf("of %d decisions only %d allow, %d deny by policy and %d could not allow: the generator does not test enough", total, allows, denies, hopeless)
 	}
 }
 

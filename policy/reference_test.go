@@ -111,3 +111,16 @@ func referenceModel(policies []policy.Policy, req policy.Request) bool {
 	}
 	return false
 }
+
+// someModel tries every model and tool that the generator knows, and none.
+func someModel(policies []policy.Policy, req policy.Request) bool {
+	for _, model := range []string{"", "m", "n", "M", "other"} {
+		for _, tool := range []string{"", "x", "other"} {
+			req.Model, req.Tool = model, tool
+			if allowed, _ := reference(policies, req); allowed {
+				return true
+			}
+		}
+	}
+	return false
+}

@@ -23,7 +23,9 @@ type Config struct {
 	AuditFile     string           `yaml:"audit_file"`   // JSON lines, appended; empty or "-" for the program's standard output
 	ExpiryGrace   time.Duration    `yaml:"expiry_grace"` // how long a running answer may outlive the caller's SVID
 	DrainTimeout  time.Duration    `yaml:"drain_timeout"`
-	IdleTimeout   time.Duration    `yaml:"idle_timeout"` // between requests of a connection, bytes of a request body, and for a write
+	IdleTimeout   time.Duration    `yaml:"idle_timeout"` // between bytes of a request body, and for a write
+
+	MaxBufferedBytes int64 `yaml:"max_buffered_bytes"` // of all bodies that wait to be judged; a quarter for one caller
 }
 
 // Policies says where policies come from: exactly one of File and Server.
@@ -47,7 +49,10 @@ func Defaults() Config {
 		ExpiryGrace:   5 * time.Second,
 		DrainTimeout:  20 * time.Second,
 		IdleTimeout:   30 * time.Second,
-		Policies:      Policies{Lease: time.Minute},
+
+		MaxBufferedBytes: 512 << 20,
+
+		Policies: Policies{Lease: time.Minute},
 	}
 }
 

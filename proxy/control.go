@@ -6,6 +6,7 @@ import (
 	"github.com/authsec-ai/icp/identity"
 	"github.com/authsec-ai/icp/identity/svid"
 	"github.com/authsec-ai/icp/policy"
+	"github.com/authsec-ai/icp/policy/source"
 )
 
 // revocations are the serials in force; a set is replaced, never changed.
@@ -15,6 +16,8 @@ type revokedKey struct{ id, serial string }
 
 // sink takes what the source of policies delivers.
 type sink struct{ proxy *Proxy }
+
+var _ source.Expirer = sink{}
 
 // ApplyPolicies puts a set in force and cuts every running request that it no
 // longer allows. A set that can't be loaded leaves the old one in force.
@@ -26,9 +29,9 @@ func (s sink) ApplyPolicies(set policy.Set) error {
 	return nil
 }
 
-// Expire denies everything until the next ApplyPolicies, to running requests
+// ExpirePolicies denies everything until the next ApplyPolicies, to running requests
 // too.
-func (s sink) Expire() {
+func (s sink) ExpirePolicies() {
 	s.proxy.engine.Expire()
 	s.proxy.peers.cutIf((*exchange).reconsider)
 }

@@ -30,7 +30,8 @@ type exchange struct {
 	target   target
 	backend  *upstream.Backend
 	endpoint llm.Endpoint
-	raw      []byte         // the body, if the model was looked for in it
+	raw      []byte         // the body, if the model was looked for in it, until it is sent
+	memory   int64          // taken for raw
 	question policy.Request // asked again when the policies change
 	decision policy.Decision
 	reserved bool // room in the audit trail
@@ -156,11 +157,8 @@ func (x *exchange) refuse(r *refusal) {
 	x.outcome, x.reason, x.status = r.outcome, r.reason, r.status
 	header := x.w.Header()
 	clear(header)
-	header.Set(headerRequestID, x.id)
+	x.stamp(header)
 	body := r.render(header, x.id)
-	if r.status == http.StatusForbidden && x.peer.svid.NotAfter.Before(x.started) {
-		header.Set("Connection", "close")
-	}
 	x.w.WriteHeader(r.status)
 	if x.r.Method == http.MethodHead {
 		body = nil
@@ -168,6 +166,17 @@ func (x *exchange) refuse(r *refusal) {
 	x.deadline(x.proxy.config.IdleTimeout, true)
 	if err := x.send(body, true); err != nil {
 		x.end = endClient
+	}
+}
+
+// stamp adds the proxy's own fields to the header of an answer. A caller whose
+// SVID nears its end is asked to connect anew, which for HTTP/2 is a GOAWAY
+// (net/http makes it of the same field): what runs is finished, and nothing is
+// lost.
+func (x *exchange) stamp(header http.Header) {
+	header[headerRequestID] = []string{x.id}
+	if !x.proxy.now().Before(x.peer.leaveAt) {
+		header["Connection"] = []string{"close"}
 	}
 }
 

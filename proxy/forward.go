@@ -22,6 +22,7 @@ func (x *exchange) forward() {
 		return
 	}
 	resp, err := x.backend.RoundTrip(req)
+	x.letGo()
 	if err != nil {
 		x.fail(err)
 		return
@@ -67,8 +68,8 @@ func (x *exchange) setBody(req *http.Request) {
 	switch {
 	case x.raw != nil:
 		req.ContentLength = int64(len(x.raw))
-		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(x.raw)), nil }
-		req.Body = io.NopCloser(bytes.NewReader(x.raw))
+		req.GetBody = func() (io.ReadCloser, error) { return &rawBody{x.raw}, nil }
+		req.Body = &rawBody{x.raw}
 	case x.r.ContentLength == 0:
 		req.Body = http.NoBody
 	default:
@@ -123,7 +124,7 @@ func (x *exchange) relay(req *http.Request, resp *http.Response, secret string) 
 	}
 	header := x.w.Header()
 	answer(header, resp.Header, secret)
-	header[headerRequestID] = []string{x.id}
+	x.stamp(header)
 	x.status = resp.StatusCode
 	x.w.WriteHeader(resp.StatusCode)
 	x.copy(resp, secret)
@@ -224,7 +225,7 @@ func (x *exchange) relayList(resp *http.Response) {
 	}
 	header := x.w.Header()
 	header.Set("Content-Type", "application/json")
-	header[headerRequestID] = []string{x.id}
+	x.stamp(header)
 	x.status = resp.StatusCode
 	x.w.WriteHeader(resp.StatusCode)
 	if x.write(raw, true) != nil {

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"errors"
-	"io"
 	"net/http"
 
 	"github.com/authsec-ai/icp/identity"
@@ -22,6 +21,7 @@ func (p *Proxy) serveRequest(w http.ResponseWriter, r *http.Request) {
 	x := p.newExchange(w, r, callerOf(r))
 	defer x.cancel(nil)
 	defer x.body.Close()
+	defer x.letGo()
 	x.peer.begin(x)
 	defer x.peer.end(x)
 
@@ -113,6 +113,9 @@ func (x *exchange) describe() *refusal {
 	if x.endpoint.Kind != llm.Inference {
 		return nil
 	}
+	if !x.proxy.engine.MayAllow(x.question) { // whatever the body says
+		return refusePolicy(x.proxy.engine.Decide(x.question))
+	}
 	if refusal := x.readBody(); refusal != nil {
 		return refusal
 	}
@@ -130,7 +133,10 @@ func (x *exchange) readBody() *refusal {
 	if x.r.ContentLength > x.backend.MaxBodyBytes {
 		return refuseTooLarge()
 	}
-	x.raw, err = io.ReadAll(http.MaxBytesReader(x.w, x.body, x.backend.MaxBodyBytes))
+	x.raw, err = x.readAll(http.MaxBytesReader(x.w, x.body, x.backend.MaxBodyBytes))
+	if errors.Is(err, errMemory) {
+		return refuseMemory()
+	}
 	if refusal := x.refuseBody(err); refusal != nil {
 		return refusal
 	}

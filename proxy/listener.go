@@ -136,7 +136,7 @@ func (l *listener) handshake(ctx context.Context, conn net.Conn) (net.Conn, erro
 		_ = p.Close() // the refusal is the error to report
 		return nil, err
 	}
-	p.expireAfter(p.svid.NotAfter.Add(l.grace).Sub(l.now()))
+	p.expire(l.now(), l.grace)
 	if state.NegotiatedProtocol == "h2" {
 		return secure, nil
 	}
@@ -204,8 +204,9 @@ func rawChain(certs []*x509.Certificate) [][]byte {
 	return chain
 }
 
-// refused counts and logs a handshake that failed. What the client sent stands
-// in the log as an escaped value.
+// refused counts and logs a handshake that failed; anybody can cause any number
+// of them, so log is a limited one. What the client sent stands in it as an
+// escaped value.
 func (l *listener) refused(conn net.Conn, err error) {
 	reason := handshakeReason(err)
 	l.metrics.handshakeRefused(reason)

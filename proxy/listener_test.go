@@ -296,3 +296,20 @@ func (r *rig) ready() bool {
 	_, _ = io.Copy(io.Discard, resp.Body)
 	return resp.StatusCode == http.StatusOK
 }
+
+// Anybody can open connections that are refused: each is counted, and few of
+// them fill the log.
+func TestRefusedHandshakesDoNotFillTheLog(t *testing.T) {
+	r := start(t)
+	const many = 100
+	for range many {
+		conn, err := net.Dial("tcp", r.addr)
+		must(t, err)
+		_, _ = io.WriteString(conn, "GET / HTTP/1.1\r\n\r\n") // the answer may come first
+		conn.Close()
+	}
+	r.eventually("all to be counted", func() bool { return r.metric("icp_proxy_handshakes_refused_total") == many })
+	if n := strings.Count(r.log.String(), "handshake refused"); n == 0 || n > many/2 {
+		t.Errorf("%d lines in the log for %d refusals", n, many)
+	}
+}

@@ -23,10 +23,11 @@ type peer struct {
 	under      *snapshot // that the chain was verified with
 	serverName string
 	head       *head.Conn // nil for HTTP/2
+	leaveAt    time.Time  // from here on answers ask the caller to connect anew
 
 	mu      sync.Mutex
 	running map[*exchange]struct{}
-	expiry  *time.Timer
+	timers  []*time.Timer // that end the connection
 	closed  bool
 }
 
@@ -51,19 +52,40 @@ func (p *peer) Close() error {
 	p.all.remove(p)
 	p.mu.Lock()
 	p.closed = true
-	if p.expiry != nil {
-		p.expiry.Stop()
+	for _, timer := range p.timers {
+		timer.Stop()
 	}
 	p.mu.Unlock()
 	return p.Conn.Close()
 }
 
-// expireAfter closes the connection, with what runs on it, after d.
-func (p *peer) expireAfter(d time.Duration) {
+// expire sets when the connection ends. A caller that rotates its SVID is to
+// lose nothing: when two thirds of what the SVID had left are over, answers ask
+// the caller to connect anew; who asked nothing since then, and has nothing
+// running, is disconnected at five sixths. Grace after the SVID's end the
+// connection is closed with what still runs on it. All is in parts of what was
+// left, so that a caller without a newer SVID need not connect for every request.
+func (p *peer) expire(now time.Time, grace time.Duration) {
+	left := p.svid.NotAfter.Sub(now)
+	p.leaveAt = now.Add(left * 2 / 3)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.closed {
-		p.expiry = time.AfterFunc(d, func() { p.shut(refuseExpired()) })
+	if p.closed {
+		return
+	}
+	p.timers = []*time.Timer{
+		time.AfterFunc(left*5/6, p.closeIdle),
+		time.AfterFunc(left+grace, func() { p.shut(refuseExpired()) }),
+	}
+}
+
+// closeIdle closes the connection unless something runs on it.
+func (p *peer) closeIdle() {
+	p.mu.Lock()
+	idle := len(p.running) == 0
+	p.mu.Unlock()
+	if idle {
+		_ = p.Close() // it is gone either way
 	}
 }
 

@@ -43,6 +43,7 @@ type Proxy struct {
 	table       *upstream.Table
 	stripper    stripper
 	quota       *quota.Limiter
+	memory      *memory
 	trail       *trail
 	peers       *peers
 	buffers     sync.Pool
@@ -62,10 +63,14 @@ func New(config Config, deps Deps) (*Proxy, error) {
 	p := &Proxy{
 		config: config, now: deps.Now, log: deps.Telemetry.Log, telemetry: deps.Telemetry,
 		engine: policy.NewEngine(), quota: quota.New(deps.Now), peers: newPeers(),
+		memory:  newMemory(config.MaxBufferedBytes),
 		buffers: sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }},
 	}
-	p.self = &self{want: want, log: p.log, now: deps.Now, changed: p.reverify}
+	p.self = &self{want: want, log: p.log, now: deps.Now, changed: p.reverify, first: make(chan struct{})}
 	if p.table, err = upstream.NewTable(config.Routes, p.self, deps.Now); err != nil {
+		return nil, fmt.Errorf("proxy configuration: %w", err)
+	}
+	if err := p.table.CheckBuffered(p.memory.checkFits); err != nil {
 		return nil, fmt.Errorf("proxy configuration: %w", err)
 	}
 	if p.policies, err = newPolicySource(config.Policies, p.self, p.log); err != nil {
@@ -116,7 +121,7 @@ func (p *Proxy) Listen() (Addrs, error) {
 	}
 	p.listener = &listener{
 		inner: inner, self: p.self, peers: p.peers, revoked: p.revoked, grace: p.config.ExpiryGrace,
-		now: p.now, log: p.log, metrics: p.metrics,
+		now: p.now, log: telemetry.Limit(p.log, "reason"), metrics: p.metrics,
 	}
 	p.listener.start()
 	addrs := Addrs{Proxy: inner.Addr()}
@@ -139,7 +144,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	defer stop()
 	group, failed := errgroup.WithContext(background)
 	group.Go(func() error { return p.self.run(failed, p.config.WorkloadAPI) })
-	group.Go(func() error { return p.policies.Run(failed, sink{p}) })
+	group.Go(func() error { return p.followPolicies(failed) })
 	group.Go(func() error { return p.serveMetrics(failed) })
 	group.Go(func() error { return p.trail.run() })
 	group.Go(func() error {
@@ -147,6 +152,19 @@ func (p *Proxy) Run(ctx context.Context) error {
 		return p.serve(ctx, failed)
 	})
 	return group.Wait()
+}
+
+// followPolicies keeps the engine current. The server wants to see an SVID, so
+// it is not asked before there is one; without one the proxy serves nobody.
+func (p *Proxy) followPolicies(ctx context.Context) error {
+	if p.config.Policies.Server != "" {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-p.self.first:
+		}
+	}
+	return p.policies.Run(ctx, sink{p})
 }
 
 // serve takes requests until ctx or failed ends, drains, and closes the audit

@@ -81,6 +81,12 @@ func refuseTooLarge() *refusal {
 	return r
 }
 
+func refuseMemory() *refusal {
+	r := failed(http.StatusServiceUnavailable, "memory-full", "too many request bodies are being judged at the moment; try again shortly")
+	r.wait = time.Second
+	return r
+}
+
 func refuseRate(wait time.Duration) *refusal {
 	r := denied("rate-limited", "the policy's requests per minute are used up")
 	r.status, r.wait = http.StatusTooManyRequests, wait

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -25,6 +26,8 @@ type self struct {
 	changed func() // called after each update: the bundles may be others
 
 	current atomic.Pointer[snapshot]
+	first   chan struct{} // closed when there is an SVID for the first time
+	once    sync.Once
 }
 
 // snapshot is one update of the Workload API; it is replaced, never changed.
@@ -39,7 +42,7 @@ var errNoSVID = errors.New("the proxy has no valid SVID of its own")
 
 // run watches the Workload API until ctx ends.
 func (s *self) run(ctx context.Context, addr string) error {
-	const pause = time.Second
+	const pause = 250 * time.Millisecond // a socket of this host
 	for {
 		err := workloadapi.WatchX509Context(ctx, s, workloadapi.WithAddr(addr), workloadapi.WithBackoffStrategy(steady{pause}))
 		if ctx.Err() != nil {
@@ -84,6 +87,9 @@ func (s *self) OnX509ContextUpdate(update *workloadapi.X509Context) {
 	}
 	s.current.Store(next)
 	s.changed()
+	if own != nil {
+		s.once.Do(func() { close(s.first) })
+	}
 }
 
 func (s *self) choose(svids []*x509svid.SVID) *x509svid.SVID {

@@ -231,7 +231,7 @@ func TestPolicyFile(t *testing.T) {
 		ask(t, 200)
 	})
 	t.Run("P-65/refused", func(t *testing.T) {
-		sink{r.proxy}.Expire()
+		sink{r.proxy}.ExpirePolicies()
 		ask(t, 403)
 	})
 	t.Run("P-66/refused", func(t *testing.T) {

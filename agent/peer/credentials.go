@@ -80,38 +80,50 @@ func (t *transport) look(sock int) (*Caller, error) {
 	if err != nil {
 		return nil, fmt.Errorf("get the peer's credentials: %w", err)
 	}
-	c := &Caller{PID: cred.Pid, UID: cred.Uid, GID: cred.Gid, proc: t.proc, pidfd: -1}
+	c := &Caller{PID: cred.Pid, UID: cred.Uid, GID: cred.Gid, proc: t.proc, pidfd: -1, folder: -1}
 	c.unknown = c.identify(sock)
 	return c, nil
 }
 
 // identify fills in what tells the process from others. The order matters: the
-// handle first, then procfs, then the proof that the handle's process was alive
-// all the while, so that its pid can't have been another's.
+// two handles first, then what is read through the second, then the proof that
+// the first one's process was alive all the while, so that its pid can't have
+// been another's.
 func (c *Caller) identify(sock int) error {
 	if c.PID <= 0 {
 		return denied(nil, "%s", unseen)
 	}
-	pidfd, err := openPidfd(sock, c.PID)
-	if err != nil {
+	var err error
+	if c.pidfd, err = openPidfd(sock, c.PID); err != nil {
 		return denied(err, "process %d ended before it could be attested; connect again", c.PID)
 	}
-	c.pidfd = pidfd
-	first, err := readProcess(c.proc, c.PID)
+	err = c.read()
 	if errors.Is(err, syscall.EACCES) || errors.Is(err, syscall.EPERM) {
 		return denied(err, "the agent may not look at process %d of user %d; run the agent as root", c.PID, c.UID)
 	}
-	if alive := pidfdAlive(pidfd); alive != nil {
-		return denied(alive, "process %d ended before it could be attested; connect again", c.PID)
+	if ended := pidfdAlive(c.pidfd); ended != nil {
+		return denied(ended, "process %d ended before it could be attested; connect again", c.PID)
 	}
 	if err != nil {
 		return denied(err, "%s", unseen)
 	}
-	if first.uid != c.UID || first.gid != c.GID {
+	if c.first.uid != c.UID || c.first.gid != c.GID {
 		return denied(nil, "process %d changed its user or group after it connected; connect again", c.PID)
 	}
-	c.first = first
 	return nil
+}
+
+// read opens the process's folder and reads it for the first time.
+func (c *Caller) read() error {
+	var err error
+	if c.folder, err = openFolder(c.proc, c.PID); err != nil {
+		return err
+	}
+	if c.born, err = readBirth(c.folder); err != nil {
+		return err
+	}
+	c.first, err = readCondition(c.folder)
+	return err
 }
 
 const unseen = "the agent can't see the calling process: it runs in a pid namespace that the agent has no view of; " +

@@ -50,6 +50,11 @@ func playCaller(path string) error {
 		switch words := strings.Fields(in.Text()); words[0] {
 		case "exec":
 			return syscall.Exec(words[1], words[1:], os.Environ())
+		case "undumpable":
+			if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+				return err
+			}
+			fmt.Println("done")
 		case "setgid":
 			if err := syscall.Setgid(12345); err != nil {
 				return err
@@ -200,6 +205,20 @@ func TestSame(t *testing.T) {
 		c.hear(t)
 		wantDenied(t, seen.Same(), "changed its group")
 	})
+	t.Run("T-31/twin/undumpable", func(t *testing.T) { // its files in procfs belong to root; it is what it was
+		needRoot(t)
+		l, tr := listener(t), newTransport(t)
+		c := startCaller(t, l.Addr().String(), "setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
+		_, seen := accept(t, tr, l)
+		c.tell(t, "undumpable")
+		c.hear(t)
+		if seen.UID != 65534 {
+			t.Fatalf("the caller is user %d", seen.UID)
+		}
+		if err := seen.Same(); err != nil {
+			t.Fatal(err)
+		}
+	})
 	t.Run("T-31/refused/dead", func(t *testing.T) {
 		l, tr := listener(t), newTransport(t)
 		c := startCaller(t, l.Addr().String())
@@ -275,7 +294,7 @@ func TestUnseenCaller(t *testing.T) {
 		wantDenied(t, seen.Same(), "hostPID: true")
 	})
 	t.Run("WA-10/refused/pid-zero", func(t *testing.T) {
-		c := &Caller{PID: 0, proc: "/proc", pidfd: -1}
+		c := &Caller{PID: 0, proc: "/proc", pidfd: -1, folder: -1}
 		c.unknown = c.identify(-1)
 		wantDenied(t, c.Same(), "hostPID: true")
 	})
@@ -288,11 +307,11 @@ func TestUnseenCaller(t *testing.T) {
 			if err := seen.Same(); err != nil {
 				t.Fatal(err)
 			}
-			_, own, err := statInode("/proc/self/ns/pid")
-			if err != nil {
+			var own unix.Stat_t
+			if err := unix.Stat("/proc/self/ns/pid", &own); err != nil {
 				t.Fatal(err)
 			}
-			if seen.PIDNamespace() == own {
+			if seen.PIDNamespace() == own.Ino {
 				t.Fatal("the caller's pid namespace is taken for the agent's")
 			}
 			pids = append(pids, seen.PID)
@@ -364,24 +383,85 @@ func TestConnectionLimit(t *testing.T) {
 }
 
 func TestStatFields(t *testing.T) {
-	dir := t.TempDir()
 	// A process may call itself anything, also what looks like the rest of the line.
 	name := "x) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 666 (y"
 	line := "42 (" + name + ") S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 777 20"
-	if err := os.WriteFile(dir+"/stat", []byte(line), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if got, err := readStart(dir); err != nil || got != 777 {
+	if got, err := startTime([]byte(line)); err != nil || got != 777 {
 		t.Fatalf("start time %d, %v", got, err)
 	}
-	status := []byte("Name:\tUid:\\n\nUmask:\t0022\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\n")
-	if uid, err := statusField(status, "Uid:"); err != nil || uid != 2 {
-		t.Fatalf("uid %d, %v", uid, err)
-	}
-	for _, broken := range []string{"", "Uid:\t1\n", "Uid:\ta\tb\n"} {
-		if _, err := statusField([]byte(broken), "Uid:"); err == nil {
-			t.Fatalf("%q gave an owner", broken)
+	for _, broken := range []string{"", "42 sh S 1", "42 (sh) S 1 2"} {
+		if _, err := startTime([]byte(broken)); err == nil {
+			t.Fatalf("%q gave a start time", broken)
 		}
+	}
+}
+
+// TestCondition changes one thing after the other in a folder made like one of
+// procfs.
+func TestCondition(t *testing.T) {
+	needRoot(t)
+	replace := func(name, text string) func(dir string) error {
+		return func(dir string) error {
+			if err := os.WriteFile(dir+"/new", []byte(text), 0o600); err != nil {
+				return err
+			}
+			return os.Rename(dir+"/new", dir+"/"+name)
+		}
+	}
+	for what, change := range map[string]func(dir string) error{
+		"":        func(string) error { return nil },
+		"program": replace("exe", "another"),
+		"cgroup":  replace("cgroup", "0::/another\n"),
+		"user":    func(dir string) error { return os.Chown(dir, 12345, -1) },
+		"group":   func(dir string) error { return os.Chown(dir, -1, 12345) },
+	} {
+		t.Run("T-31/"+what, func(t *testing.T) {
+			dir, folder := fakeFolder(t)
+			before, err := readCondition(folder)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := change(dir); err != nil {
+				t.Fatal(err)
+			}
+			after, err := readCondition(folder)
+			if err != nil || before.differs(after) != what {
+				t.Fatalf("differs in %q, error %v; want %q", before.differs(after), err, what)
+			}
+		})
+	}
+}
+
+func fakeFolder(t *testing.T) (dir string, folder int) {
+	t.Helper()
+	dir = t.TempDir()
+	for _, name := range []string{"exe", "cgroup"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(name), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	folder, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Close(folder) })
+	return dir, folder
+}
+
+// TestReadFile reads what fits into one read and what does not.
+func TestReadFile(t *testing.T) {
+	dir, folder := fakeFolder(t)
+	for _, size := range []int{0, 1, 1023, 1024, 1025, 100_000} {
+		want := strings.Repeat("x", size)
+		if err := os.WriteFile(dir+"/file", []byte(want), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := readFile(folder, "file"); err != nil || string(got) != want {
+			t.Errorf("%d of %d bytes, error %v", len(got), size, err)
+		}
+	}
+	if _, err := readFile(folder, "no such file"); err == nil {
+		t.Error("a file that is not there was read")
 	}
 }
 

@@ -46,7 +46,7 @@ func pidfdAlive(fd int) error {
 	}
 }
 
-func closePidfd(fd int) {
+func closeHandle(fd int) {
 	if fd >= 0 {
 		_ = unix.Close(fd) // nothing can be done about it
 	}

@@ -7,35 +7,35 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// process is what tells one process from every other, and from itself after an
-// exec: the start time alone does not change on exec, nor does the pid.
-type process struct {
-	start          uint64 // clock ticks since boot
-	pidns          uint64 // inode
+// birth is what a process keeps for life, through every exec (proc(5),
+// pid_namespaces(7)).
+type birth struct {
+	start uint64 // clock ticks since boot
+	pidns uint64 // inode
+}
+
+// condition is what a process may change about itself, or have changed by
+// others. It tells a process from itself after an exec: birth and pid do not.
+type condition struct {
 	exeDev, exeIno uint64
 	uid, gid       uint32 // effective
 	cgroup         string // lines of /proc/PID/cgroup
 }
 
-// differs names the first thing in which now is not p, "" if nothing.
-func (p process) differs(now process) string {
+// differs names the first thing in which now is not c, "" if nothing.
+func (c condition) differs(now condition) string {
 	switch {
-	case p.start != now.start:
-		return "start time"
-	case p.pidns != now.pidns:
-		return "pid namespace"
-	case p.exeDev != now.exeDev || p.exeIno != now.exeIno:
+	case c.exeDev != now.exeDev || c.exeIno != now.exeIno:
 		return "program"
-	case p.uid != now.uid:
+	case c.uid != now.uid:
 		return "user"
-	case p.gid != now.gid:
+	case c.gid != now.gid:
 		return "group"
-	case p.cgroup != now.cgroup:
+	case c.cgroup != now.cgroup:
 		return "cgroup"
 	}
 	return ""
@@ -45,88 +45,97 @@ func processDir(proc string, pid int32) string {
 	return filepath.Join(proc, strconv.Itoa(int(pid)))
 }
 
-// readProcess looks at one process. The caller proves with a pidfd that it was
-// the process it means.
-func readProcess(proc string, pid int32) (process, error) {
-	dir := processDir(proc, pid)
-	var p process
-	var err error
-	if p.start, err = readStart(dir); err != nil {
-		return process{}, err
-	}
-	if _, p.pidns, err = statInode(dir + "/ns/pid"); err != nil {
-		return process{}, err
-	}
-	if p.exeDev, p.exeIno, err = statInode(dir + "/exe"); err != nil {
-		return process{}, err
-	}
-	if p.uid, p.gid, err = readOwner(dir); err != nil {
-		return process{}, err
-	}
-	cgroup, err := os.ReadFile(dir + "/cgroup")
+// openFolder opens the process's folder in procfs. The descriptor stands for
+// the process that had the pid at that moment: when it is gone nothing can be
+// read through it any more, whoever has the pid then.
+func openFolder(proc string, pid int32) (int, error) {
+	path := processDir(proc, pid)
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return process{}, err
+		return -1, &os.PathError{Op: "open", Path: path, Err: err}
 	}
-	p.cgroup = string(cgroup)
-	return p, nil
+	return fd, nil
 }
 
-// readStart reads field 22 of stat (proc(5)). The program name in field 2 is
+// readBirth reads what never changes of the process whose folder is open.
+func readBirth(folder int) (birth, error) {
+	stat, err := readFile(folder, "stat")
+	if err != nil {
+		return birth{}, err
+	}
+	var b birth
+	if b.start, err = startTime(stat); err != nil {
+		return birth{}, err
+	}
+	_, b.pidns, err = statInode(folder, "ns/pid")
+	return b, err
+}
+
+// readCondition reads what may change of the process whose folder is open.
+func readCondition(folder int) (condition, error) {
+	var c condition
+	var owner unix.Stat_t
+	// The folder belongs to the effective user and group, also if the process
+	// can't be dumped and its files in there therefore belong to root.
+	if err := unix.Fstat(folder, &owner); err != nil {
+		return condition{}, &os.PathError{Op: "stat", Path: "folder in procfs", Err: err}
+	}
+	c.uid, c.gid = owner.Uid, owner.Gid
+	var err error
+	if c.exeDev, c.exeIno, err = statInode(folder, "exe"); err != nil {
+		return condition{}, err
+	}
+	cgroup, err := readFile(folder, "cgroup")
+	if err != nil {
+		return condition{}, err
+	}
+	c.cgroup = string(cgroup)
+	return c, nil
+}
+
+// startTime reads field 22 of stat (proc(5)). The program name in field 2 is
 // chosen by the process and may hold anything, so fields are counted from the
 // last ')'.
-func readStart(dir string) (uint64, error) {
-	raw, err := os.ReadFile(dir + "/stat")
-	if err != nil {
-		return 0, err
-	}
-	end := bytes.LastIndexByte(raw, ')')
+func startTime(stat []byte) (uint64, error) {
+	end := bytes.LastIndexByte(stat, ')')
 	if end < 0 {
-		return 0, fmt.Errorf("%s/stat has no program name", dir)
+		return 0, errors.New("process stat has no program name")
 	}
-	fields := bytes.Fields(raw[end+1:])
+	fields := bytes.Fields(stat[end+1:])
 	const startTime = 22 - 3 // the first field after the name is the third
 	if len(fields) <= startTime {
-		return 0, fmt.Errorf("%s/stat has only %d fields", dir, len(fields)+2)
+		return 0, fmt.Errorf("process stat has only %d fields", len(fields)+2)
 	}
 	return strconv.ParseUint(string(fields[startTime]), 10, 64)
 }
 
-// readOwner reads the effective user and group from status (proc(5)).
-func readOwner(dir string) (uid, gid uint32, err error) {
-	raw, err := os.ReadFile(dir + "/status")
-	if err != nil {
-		return 0, 0, err
-	}
-	if uid, err = statusField(raw, "Uid:"); err != nil {
-		return 0, 0, err
-	}
-	gid, err = statusField(raw, "Gid:")
-	return uid, gid, err
-}
-
-// statusField gives the second number (the effective one) of a line such as
-// "Uid:\t1000\t1000\t1000\t1000". The name line, which the process chooses, is
-// escaped by the kernel and comes first.
-func statusField(status []byte, name string) (uint32, error) {
-	for line := range strings.Lines(string(status)) {
-		rest, ok := strings.CutPrefix(line, name)
-		if !ok {
-			continue
-		}
-		fields := strings.Fields(rest)
-		if len(fields) < 2 {
-			break
-		}
-		n, err := strconv.ParseUint(fields[1], 10, 32)
-		return uint32(n), err
-	}
-	return 0, errors.New("process status has no " + name)
-}
-
-func statInode(path string) (dev, ino uint64, err error) {
+func statInode(folder int, name string) (dev, ino uint64, err error) {
 	var st unix.Stat_t
-	if err := unix.Stat(path, &st); err != nil {
-		return 0, 0, &os.PathError{Op: "stat", Path: path, Err: err}
+	if err := unix.Fstatat(folder, name, &st, 0); err != nil {
+		return 0, 0, &os.PathError{Op: "stat", Path: name, Err: err}
 	}
 	return st.Dev, st.Ino, nil
+}
+
+// readFile reads a file of procfs whole. Most fit into the first read.
+func readFile(folder int, name string) ([]byte, error) {
+	fd, err := unix.Openat(folder, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	defer unix.Close(fd)
+	content := make([]byte, 0, 1024)
+	for {
+		if len(content) == cap(content) {
+			content = append(content, 0)[:len(content)]
+		}
+		n, err := unix.Read(fd, content[len(content):cap(content)])
+		if err != nil {
+			return nil, &os.PathError{Op: "read", Path: name, Err: err}
+		}
+		if n == 0 {
+			return content, nil
+		}
+		content = content[:len(content)+n]
+	}
 }

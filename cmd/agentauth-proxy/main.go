@@ -5,64 +5,40 @@ package main
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"os"
-	"os/signal"
-	"strings"
-	"syscall"
 	"time"
 
-	"github.com/spf13/cobra"
-
+	"github.com/authsec-ai/icp/cmd/internal/program"
 	"github.com/authsec-ai/icp/internal/config"
 	"github.com/authsec-ai/icp/internal/telemetry"
 	"github.com/authsec-ai/icp/proxy"
 )
 
-// version is set by the build: -ldflags "-X main.version=v1.2.3".
-var version = "development"
+const usage = `agentauth-proxy: mutual TLS and SPIFFE-ID authorization in front of APIs and LLMs
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
-	err := command().ExecuteContext(ctx)
-	stop()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "agentauth-proxy:", strings.Join(strings.Fields(err.Error()), " ")) // one line
-		os.Exit(1)
+  agentauth-proxy [--config FILE] [--log-level LEVEL]
+  agentauth-proxy --version
+
+Every key of the file can be set by the environment instead: policies.server is
+ICP_PROXY_POLICIES__SERVER.
+`
+
+func main() { os.Exit(program.Main("agentauth-proxy", run)) }
+
+func run(ctx context.Context) error {
+	flags, err := program.ParseFlags("agentauth-proxy", usage, os.Args[1:])
+	if err != nil || flags.Done {
+		return err
 	}
-}
-
-func command() *cobra.Command {
-	var configFile string
-	root := &cobra.Command{
-		Use:           "agentauth-proxy",
-		Short:         "Mutual TLS and SPIFFE-ID authorization in front of APIs and LLM endpoints",
-		Args:          cobra.NoArgs,
-		SilenceErrors: true,
-		SilenceUsage:  true,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), configFile) },
-	}
-	root.Flags().StringVar(&configFile, "config", "", "configuration file (YAML); "+proxy.EnvPrefix+"* variables override it")
-	root.AddCommand(&cobra.Command{
-		Use:   "version",
-		Short: "Print the version",
-		Args:  cobra.NoArgs,
-		Run:   func(cmd *cobra.Command, _ []string) { fmt.Fprintln(cmd.OutOrStdout(), version) },
-	})
-	return root
-}
-
-// run serves until ctx ends, then drains.
-func run(ctx context.Context, configFile string) error {
 	settings := proxy.Defaults()
-	if err := config.Load(configFile, proxy.EnvPrefix, os.Environ(), &settings); err != nil {
+	if err := config.Load(flags.Config, proxy.EnvPrefix, os.Environ(), &settings); err != nil {
 		return err
 	}
-	tel, err := telemetry.New("agentauth-proxy", os.Stderr, slog.LevelInfo)
+	tel, err := telemetry.New("agentauth-proxy", os.Stderr, flags.LogLevel)
 	if err != nil {
 		return err
 	}
-	defer tel.Close(context.WithoutCancel(ctx))
+	defer func() { _ = tel.Close(context.Background()) }() // metrics of a program that ends
 	p, err := proxy.New(settings, proxy.Deps{Telemetry: tel, Now: time.Now, Stdout: os.Stdout})
 	if err != nil {
 		return err

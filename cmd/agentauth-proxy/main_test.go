@@ -44,7 +44,7 @@ func writeConfig(t *testing.T, text string) string {
 func TestProgram(t *testing.T) {
 	program := build(t)
 	t.Run("version", func(t *testing.T) {
-		if got := stage.Output(t, exec.Command(program, "version")); strings.TrimSpace(got) != "development" {
+		if got := stage.Output(t, exec.Command(program, "--version")); !strings.HasPrefix(got, "agentauth-proxy ") {
 			t.Errorf("%q", got)
 		}
 	})

@@ -5,8 +5,6 @@ package main
 import (
 	"context"
 	"crypto/x509"
-	"errors"
-	"flag"
 	"fmt"
 	"os"
 
@@ -51,30 +49,15 @@ func defaults() settings {
 func main() { os.Exit(program.Main("icp-agent", run)) }
 
 func run(ctx context.Context) error {
-	flags := flag.NewFlagSet("icp-agent", flag.ContinueOnError)
-	flags.Usage = program.Usage(os.Stderr, usage)
-	path := flags.String("config", "", "")
-	levelText := flags.String("log-level", "info", "")
-	version := flags.Bool("version", false, "")
-	if err := flags.Parse(os.Args[1:]); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return nil
-		}
-		return err
-	}
-	if *version {
-		fmt.Println("icp-agent", program.Version())
-		return nil
-	}
-	level, err := program.ParseLevel(*levelText)
-	if err != nil {
+	flags, err := program.ParseFlags("icp-agent", usage, os.Args[1:])
+	if err != nil || flags.Done {
 		return err
 	}
 	s := defaults()
-	if err := config.Load(*path, "ICP_AGENT_", os.Environ(), &s); err != nil {
+	if err := config.Load(flags.Config, "ICP_AGENT_", os.Environ(), &s); err != nil {
 		return err
 	}
-	tel, err := telemetry.New("icp-agent", os.Stderr, level)
+	tel, err := telemetry.New("icp-agent", os.Stderr, flags.LogLevel)
 	if err != nil {
 		return err
 	}

@@ -5,8 +5,6 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
-	"fmt"
 	"os"
 	"path/filepath"
 
@@ -32,30 +30,15 @@ store.postgres is ICP_SERVER_STORE__POSTGRES.
 func main() { os.Exit(program.Main("icp-server", run)) }
 
 func run(ctx context.Context) error {
-	flags := flag.NewFlagSet("icp-server", flag.ContinueOnError)
-	flags.Usage = program.Usage(os.Stderr, usage)
-	path := flags.String("config", "", "")
-	levelText := flags.String("log-level", "info", "")
-	version := flags.Bool("version", false, "")
-	if err := flags.Parse(os.Args[1:]); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return nil
-		}
-		return err
-	}
-	if *version {
-		fmt.Println("icp-server", program.Version())
-		return nil
-	}
-	level, err := program.ParseLevel(*levelText)
-	if err != nil {
+	flags, err := program.ParseFlags("icp-server", usage, os.Args[1:])
+	if err != nil || flags.Done {
 		return err
 	}
 	cfg := controlplane.Defaults()
-	if err := config.Load(*path, "ICP_SERVER_", os.Environ(), &cfg); err != nil {
+	if err := config.Load(flags.Config, "ICP_SERVER_", os.Environ(), &cfg); err != nil {
 		return err
 	}
-	tel, err := telemetry.New("icp-server", os.Stderr, level)
+	tel, err := telemetry.New("icp-server", os.Stderr, flags.LogLevel)
 	if err != nil {
 		return err
 	}

@@ -165,7 +165,10 @@ func (b *bot) stream(ctx context.Context, model string) error {
 	}
 	lines := bufio.NewScanner(resp.Body)
 	for lines.Scan() {
-		if strings.HasPrefix(lines.Text(), "data:") {
+		switch {
+		case lines.Text() == "data: [DONE]":
+			return b.print(seen{Event: "done"}) // the server ended it: nobody was cut off
+		case strings.HasPrefix(lines.Text(), "data:"):
 			if err := b.print(seen{Event: "token"}); err != nil {
 				return err
 			}
@@ -177,7 +180,7 @@ func (b *bot) stream(ctx context.Context, model string) error {
 func (b *bot) post(ctx context.Context, model string, stream bool) (*http.Response, error) {
 	body := map[string]any{"model": model, "messages": []map[string]string{{"role": "user", "content": "Where is my order?"}}}
 	if stream {
-		body["stream"], body["max_tokens"] = true, 1_000_000
+		body["stream"], body["sample"] = true, map[string]int{"chunks": -1, "delay_ms": 20} // until somebody ends it
 	}
 	raw, err := json.Marshal(body)
 	if err != nil {

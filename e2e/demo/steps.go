@@ -144,9 +144,12 @@ func (s *story) deletion(ctx context.Context) error {
 		return fmt.Errorf("the deleted caller is still served: %w", err)
 	}
 	s.row("sales-bot", "after", refused)
-	cut, err := stream.next(ctx, func(l seen) bool { return l.Event == "cut" })
+	cut, err := stream.next(ctx, func(l seen) bool { return l.Event != "token" })
+	if err == nil && cut.Event != "cut" {
+		err = fmt.Errorf("it ended by itself: %+v", cut)
+	}
 	if err != nil {
-		return fmt.Errorf("the deleted caller's stream still runs: %w", err)
+		return fmt.Errorf("the deleted caller's stream was not cut: %w", err)
 	}
 	if err := s.within("caller refused", refused.Time.Sub(deleted)); err != nil {
 		return err
@@ -156,7 +159,9 @@ func (s *story) deletion(ctx context.Context) error {
 
 // within prints how long something took and refuses more than the bound.
 func (s *story) within(what string, took time.Duration) error {
-	took = max(0, took)
+	if took < 0 {
+		return fmt.Errorf("%s already %s before it should", what, -took)
+	}
 	fmt.Fprintf(s.table, "  %s after\t%s\t(bound %s)\n", what, took.Round(time.Millisecond), bound)
 	if took > bound {
 		return fmt.Errorf("%s after %s, the bound is %s", what, took, bound)

@@ -31,6 +31,7 @@ type story struct {
 	admin   *icpdev.Admin
 	binary  string // of this program, readable by every user
 	broken  string
+	keep    bool // leave it running at the end
 	table   *tabwriter.Writer
 	entries map[string]string // name → entry id
 }
@@ -59,8 +60,14 @@ func runStory(ctx context.Context, broken string, keep bool) (err error) {
 	if err != nil {
 		return err
 	}
-	s := &story{broken: broken, entries: map[string]string{}}
-	defer func() { err = s.end(folder, keep, err) }()
+	s := &story{broken: broken, keep: keep, entries: map[string]string{}}
+	defer func() {
+		if ctx.Err() != nil {
+			err = s.interrupted(folder)
+			return
+		}
+		err = s.end(folder, err)
+	}()
 	if err := s.start(ctx, folder); err != nil {
 		return err
 	}
@@ -93,7 +100,7 @@ func (s *story) start(ctx context.Context, folder string) error {
 	defer cancel()
 	began := time.Now()
 	s.dev, err = icpdev.Start(starting, icpdev.Options{
-		Binary: filepath.Join(filepath.Dir(self), "icp"), Dir: filepath.Join(folder, "dev")})
+		Binary: filepath.Join(filepath.Dir(self), "icp"), Dir: filepath.Join(folder, "dev"), Keep: s.keep})
 	if err != nil {
 		return err
 	}
@@ -143,10 +150,10 @@ func (s *story) allow(ctx context.Context, policy, bot string, models ...string)
 }
 
 // end stops everything, or says how to, and names the logs on failure.
-func (s *story) end(folder string, keep bool, err error) error {
+func (s *story) end(folder string, err error) error {
 	switch {
 	case s.dev == nil:
-	case keep && err == nil:
+	case s.keep && err == nil:
 		fmt.Printf("left running: process %d, folder %s; stop it with: kill %d\n", s.dev.Release(), folder, s.dev.PID)
 		return nil
 	default:
@@ -156,6 +163,18 @@ func (s *story) end(folder string, keep bool, err error) error {
 		return fmt.Errorf("%w\nlogs: %s.log", err, filepath.Join(folder, "dev"))
 	}
 	return os.RemoveAll(folder)
+}
+
+// interrupted stops everything and leaves nothing: whoever pressed Ctrl-C wants
+// no logs.
+func (s *story) interrupted(folder string) error {
+	err := errors.New("interrupted; everything is stopped")
+	if s.dev != nil {
+		if stopErr := s.dev.Stop(); stopErr != nil {
+			err = stopErr
+		}
+	}
+	return errors.Join(err, os.RemoveAll(folder))
 }
 
 // row prints what a bot saw.

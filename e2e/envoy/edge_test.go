@@ -19,9 +19,16 @@ import (
 
 const patience = 30 * time.Second
 
+// onEach runs a test on every plane.
+func onEach(t *testing.T, test func(*testing.T, func(*testing.T) plane)) {
+	for name, start := range map[string]func(*testing.T) plane{"agent alone": newMemory, "icp dev": newLive} {
+		t.Run(name, func(t *testing.T) { test(t, start) })
+	}
+}
+
 // TestEdge runs one edge's life in every way of asking.
 func TestEdge(t *testing.T) {
-	everyWay(t, newMemory(t))
+	onEach(t, func(t *testing.T, start func(*testing.T) plane) { everyWay(t, start(t)) })
 }
 
 func everyWay(t *testing.T, p plane) {
@@ -186,9 +193,11 @@ func get(e *edge, config *tls.Config) error {
 
 // TestHeldIdentity has an Envoy ask for an identity before it is issued.
 func TestHeldIdentity(t *testing.T) {
-	for _, api := range []string{"GRPC", "DELTA_GRPC"} {
-		t.Run(api, func(t *testing.T) { heldIdentity(t, newMemory(t), api) })
-	}
+	onEach(t, func(t *testing.T, start func(*testing.T) plane) {
+		for _, api := range []string{"GRPC", "DELTA_GRPC"} {
+			t.Run(api, func(t *testing.T) { heldIdentity(t, start(t), api) })
+		}
+	})
 }
 
 func heldIdentity(t *testing.T, p plane, api string) {
@@ -213,7 +222,9 @@ func heldIdentity(t *testing.T, p plane, api string) {
 
 // TestWrongUser has an Envoy ask that runs as a user without identity.
 func TestWrongUser(t *testing.T) {
-	t.Run("SD-3", func(t *testing.T) { wrongUser(t, newMemory(t)) })
+	onEach(t, func(t *testing.T, start func(*testing.T) plane) {
+		t.Run("SD-3", func(t *testing.T) { wrongUser(t, start(t)) })
+	})
 }
 
 func wrongUser(t *testing.T, p plane) {

@@ -1,6 +1,3 @@
-// Package envoy proves with a real Envoy that the agent's SDS carries an edge
-// through its life: it starts, refuses whom it must, and lives through
-// rotations.
 package envoy
 
 import (
@@ -24,7 +21,7 @@ type plane interface {
 	EnvoyID() spiffeid.ID
 	// Entitle gives processes of envoyUID another identity.
 	Entitle(t *testing.T, id spiffeid.ID)
-	// Rotate returns when Envoy's identity has a new SVID.
+	// Rotate has Envoy's identity get a new SVID soon.
 	Rotate(t *testing.T)
 	// SVID gives an SVID of the plane's trust domain for a client.
 	SVID(t *testing.T, path string) *x509svid.SVID
@@ -51,7 +48,7 @@ type memory struct{ *agenttest.Agent }
 
 const trustDomain = "edge.test"
 
-func newMemory(t *testing.T) memory {
+func newMemory(t *testing.T) plane {
 	t.Helper()
 	p := memory{agenttest.Start(t, trustDomain, agenttest.Options{})}
 	p.Rotate(t)

@@ -58,10 +58,11 @@ type Options struct {
 	Dir    string   // its --dir
 	Args   []string // more flags
 	Env    []string // more environment, "KEY=value"
+	Keep   bool     // let it outlive this program, for Release
 }
 
-// Start runs `icp dev` and returns when it has said that it is ready. The
-// kernel kills it if this program dies.
+// Start runs `icp dev` and returns when it has said that it is ready. Unless it
+// is to be kept, the kernel kills it if this program dies.
 func Start(ctx context.Context, o Options) (*Instance, error) {
 	log, err := os.Create(strings.TrimSuffix(o.Dir, "/") + ".log")
 	if err != nil {
@@ -72,7 +73,10 @@ func Start(ctx context.Context, o Options) (*Instance, error) {
 	in.cmd = exec.Command(o.Binary, append([]string{"dev", "--dir", o.Dir}, o.Args...)...)
 	in.cmd.Env = append(os.Environ(), o.Env...)
 	in.cmd.Stderr = log
-	in.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	in.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if !o.Keep {
+		in.cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	}
 	out, err := in.cmd.StdoutPipe()
 	if err != nil {
 		return nil, err
@@ -164,7 +168,7 @@ func (in *Instance) Kill() {
 // Done is closed when it has ended.
 func (in *Instance) Done() <-chan struct{} { return in.done }
 
-// Release leaves it running without this program.
+// Release leaves one that is to be kept running without this program.
 func (in *Instance) Release() int { return in.cmd.Process.Pid }
 
 // Admin is a client of the administrative REST API.

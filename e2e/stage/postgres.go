@@ -39,14 +39,28 @@ var shared struct {
 // call. A missing PostgreSQL fails the test.
 func Postgres(tb testing.TB) *PostgresServer {
 	tb.Helper()
-	shared.once.Do(func() { shared.server, shared.err = startPostgres(tb) })
+	shared.once.Do(func() { shared.server, shared.err = StartPostgres(Forgetful) })
 	if shared.err != nil {
 		tb.Fatalf("start PostgreSQL: %v", shared.err)
 	}
-	if shared.server == nil {
-		tb.Fatal("start PostgreSQL: the first test that wanted it failed to start it")
-	}
 	return shared.server
+}
+
+// Durability says whether a PostgresServer keeps what it has committed when the
+// machine fails.
+type Durability bool
+
+// Durable is how PostgreSQL comes; Forgetful saves tests the waits for the disk.
+const (
+	Durable   Durability = true
+	Forgetful Durability = false
+)
+
+func (d Durability) options() []string {
+	if d == Durable {
+		return nil
+	}
+	return []string{"-c", "fsync=off", "-c", "full_page_writes=off", "-c", "synchronous_commit=off"}
 }
 
 // supervise runs PostgreSQL until its standard input ends, which is when the
@@ -62,23 +76,27 @@ wait $pid
 rm -rf "$dir"
 `
 
-func startPostgres(tb testing.TB) (*PostgresServer, error) {
-	bin := filepath.Dir(Find(tb, "ICP_TEST_POSTGRES", "initdb",
-		"/usr/lib/postgresql/15/bin/initdb", "/usr/lib/postgresql/16/bin/initdb", "/usr/lib/postgresql/17/bin/initdb"))
+// StartPostgres starts a server that lives as long as this program.
+func StartPostgres(durability Durability) (*PostgresServer, error) {
+	initdb, err := Locate("ICP_TEST_POSTGRES", "initdb",
+		"/usr/lib/postgresql/15/bin/initdb", "/usr/lib/postgresql/16/bin/initdb", "/usr/lib/postgresql/17/bin/initdb")
+	if err != nil {
+		return nil, err
+	}
 	dir, err := os.MkdirTemp("/tmp", "icp-pg") // short: a socket's path has at most 107 bytes
 	if err != nil {
 		return nil, err
 	}
 	s := &PostgresServer{dir: dir}
-	if err := s.start(tb, bin); err != nil {
+	if err := s.start(filepath.Dir(initdb), durability); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
 	return s, nil
 }
 
-func (s *PostgresServer) start(tb testing.TB, bin string) error {
+func (s *PostgresServer) start(bin string, durability Durability) error {
 	dir := s.dir
-	as, err := unprivileged(tb, dir)
+	as, err := unprivileged(dir)
 	if err != nil {
 		return err
 	}
@@ -90,7 +108,8 @@ func (s *PostgresServer) start(tb testing.TB, bin string) error {
 		return fmt.Errorf("initdb: %w\n%s", err, out)
 	}
 	server := append(as, filepath.Join(bin, "postgres"), "-D", data, "-k", dir, "-c", "listen_addresses=",
-		"-c", "fsync=off", "-c", "full_page_writes=off", "-c", "synchronous_commit=off", "-c", "max_connections=200")
+		"-c", "max_connections=200")
+	server = append(server, durability.options()...)
 	if err := startSupervised(dir, log, server); err != nil {
 		return err
 	}
@@ -99,8 +118,12 @@ func (s *PostgresServer) start(tb testing.TB, bin string) error {
 
 // unprivileged gives the folder to the user that PostgreSQL shall run as, and
 // the command that runs it so: PostgreSQL refuses to run as root.
-func unprivileged(tb testing.TB, dir string) ([]string, error) {
-	setpriv := []string{Find(tb, "ICP_TEST_SETPRIV", "setpriv"), "--pdeathsig", "KILL"}
+func unprivileged(dir string) ([]string, error) {
+	path, err := Locate("ICP_TEST_SETPRIV", "setpriv")
+	if err != nil {
+		return nil, err
+	}
+	setpriv := []string{path, "--pdeathsig", "KILL"}
 	if os.Geteuid() != 0 {
 		return setpriv, nil
 	}
@@ -191,9 +214,18 @@ type Database struct {
 // one takes longer than making one.
 func (s *PostgresServer) NewDatabase(tb testing.TB) Database {
 	tb.Helper()
-	name := fmt.Sprintf("t%d", time.Now().UnixNano())
-	if err := s.admin(tb.Context(), "CREATE DATABASE "+name+" OWNER "+postgresOwner); err != nil {
-		tb.Fatalf("make database: %v", err)
+	db, err := s.CreateDatabase(tb.Context())
+	if err != nil {
+		tb.Fatal(err)
 	}
-	return Database{DSN: s.dsn(postgresUser, name), OwnerDSN: s.dsn(postgresOwner, name), SuperDSN: s.dsn("postgres", name)}
+	return db
+}
+
+// CreateDatabase is NewDatabase for programs that are no tests.
+func (s *PostgresServer) CreateDatabase(ctx context.Context) (Database, error) {
+	name := fmt.Sprintf("t%d", time.Now().UnixNano())
+	if err := s.admin(ctx, "CREATE DATABASE "+name+" OWNER "+postgresOwner); err != nil {
+		return Database{}, fmt.Errorf("make database: %w", err)
+	}
+	return Database{DSN: s.dsn(postgresUser, name), OwnerDSN: s.dsn(postgresOwner, name), SuperDSN: s.dsn("postgres", name)}, nil
 }

@@ -27,13 +27,29 @@ type Process struct {
 	err  error         // of Wait; read after done
 }
 
-// Start runs cmd and stops it when the test ends. The kernel kills it if the
-// test binary dies. Output goes to LogFile unless cmd has its own.
+// Start runs cmd as Launch does and stops it when the test ends.
 func Start(tb testing.TB, name string, cmd *exec.Cmd) *Process {
 	tb.Helper()
-	log, err := os.Create(filepath.Join(tb.TempDir(), name+".log"))
+	p, err := Launch(name, tb.TempDir(), cmd)
 	if err != nil {
-		tb.Fatalf("start %s: %v", name, err)
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		p.Stop()
+		if tb.Failed() {
+			tb.Logf("%s printed:\n%s", name, p.Tail(4096))
+		}
+	})
+	return p
+}
+
+// Launch runs cmd. If this program dies the kernel kills it, or sends it
+// cmd.SysProcAttr.Pdeathsig if that is set. Output goes to a log in dir unless
+// cmd has its own. Stop it.
+func Launch(name, dir string, cmd *exec.Cmd) (*Process, error) {
+	log, err := os.Create(filepath.Join(dir, name+".log"))
+	if err != nil {
+		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
 	defer log.Close()
 	if cmd.Stdout == nil {
@@ -45,20 +61,16 @@ func Start(tb testing.TB, name string, cmd *exec.Cmd) *Process {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
-	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	if cmd.SysProcAttr.Pdeathsig == 0 {
+		cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	}
 	p := &Process{LogFile: log.Name(), name: name, cmd: cmd, done: make(chan struct{})}
 	started := make(chan error)
 	go p.run(started)
 	if err := <-started; err != nil {
-		tb.Fatalf("start %s: %v", name, err)
+		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
-	tb.Cleanup(func() {
-		p.Stop()
-		if tb.Failed() {
-			tb.Logf("%s printed:\n%s", name, p.Tail(4096))
-		}
-	})
-	return p
+	return p, nil
 }
 
 // run keeps the thread that started the child until the child ends: the
@@ -114,23 +126,30 @@ func (p *Process) Tail(n int) string {
 	return string(raw[max(0, len(raw)-n):])
 }
 
-// WaitReady polls check until it answers nil. It fails the test if the process
-// ends before, or after limit.
+// WaitReady fails the test if Await fails.
 func (p *Process) WaitReady(tb testing.TB, limit time.Duration, check func() error) {
 	tb.Helper()
+	if err := p.Await(limit, check); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// Await polls check until it answers nil. It is an error if the process ends
+// before, or if that takes longer than limit.
+func (p *Process) Await(limit time.Duration, check func() error) error {
 	deadline := time.Now().Add(limit)
 	for {
 		err := check()
 		if err == nil {
-			return
+			return nil
 		}
 		select {
 		case <-p.done:
-			tb.Fatalf("%s ended before it was ready (%v); it printed:\n%s", p.name, p.err, p.Tail(4096))
+			return fmt.Errorf("%s ended before it was ready (%v); it printed:\n%s", p.name, p.err, p.Tail(4096))
 		case <-time.After(20 * time.Millisecond):
 		}
 		if time.Now().After(deadline) {
-			tb.Fatalf("%s was not ready after %s (%v); it printed:\n%s", p.name, limit, err, p.Tail(4096))
+			return fmt.Errorf("%s was not ready after %s (%w); it printed:\n%s", p.name, limit, err, p.Tail(4096))
 		}
 	}
 }
@@ -138,12 +157,21 @@ func (p *Process) WaitReady(tb testing.TB, limit time.Duration, check func() err
 // FreePort gives a loopback TCP port that was free a moment ago.
 func FreePort(tb testing.TB) int {
 	tb.Helper()
+	port, err := UnusedPort()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return port
+}
+
+// UnusedPort is FreePort for programs that are no tests.
+func UnusedPort() (int, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		tb.Fatalf("find a free port: %v", err)
+		return 0, fmt.Errorf("find a free port: %w", err)
 	}
 	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
 // Dial reports whether something accepts connections at addr.
@@ -155,24 +183,32 @@ func Dial(addr string) error {
 	return conn.Close()
 }
 
-// Find gives the path of a program, looking at the environment variable, then
-// PATH, then the other places. A missing component fails the test and names
-// what to install.
+// Find gives the path of a program as Locate does. A missing component fails
+// the test.
 func Find(tb testing.TB, variable, program string, places ...string) string {
 	tb.Helper()
+	path, err := Locate(variable, program, places...)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return path
+}
+
+// Locate gives the path of a program, looking at the environment variable, then
+// PATH, then the other places. The error names what to install.
+func Locate(variable, program string, places ...string) (string, error) {
 	if path := os.Getenv(variable); path != "" {
-		return path
+		return path, nil
 	}
 	if path, err := exec.LookPath(program); err == nil {
-		return path
+		return path, nil
 	}
 	for _, place := range places {
 		if _, err := os.Stat(place); err == nil {
-			return place
+			return place, nil
 		}
 	}
-	tb.Fatalf("%s is not installed: run 'make deps', or set %s to its path", program, variable)
-	return ""
+	return "", fmt.Errorf("%s is not installed: run 'make deps', or set %s to its path", program, variable)
 }
 
 // Eventually polls check until it answers nil and fails the test after limit.

@@ -28,7 +28,7 @@ func TestLibraryMade(t *testing.T) {
 	now := time.Now()
 	uri := func(s string) []*url.URL { u, _ := url.Parse(s); return []*url.URL{u} }
 	key := func() *ecdsa.PrivateKey { k, _ := ecdsa.GenerateKey(elliptic.P256(), rand.Reader); return k }
-	make := func(tmpl, parent *x509.Certificate, pub crypto.PublicKey, signer crypto.Signer) *x509.Certificate {
+	sign := func(tmpl, parent *x509.Certificate, pub crypto.PublicKey, signer crypto.Signer) *x509.Certificate {
 		t.Helper()
 		der, err := x509.CreateCertificate(rand.Reader, tmpl, parent, pub, signer)
 		if err != nil {
@@ -45,11 +45,11 @@ func TestLibraryMade(t *testing.T) {
 		SerialNumber: big.NewInt(7), Subject: pkix.Name{CommonName: "root"}, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, URIs: uri("spiffe://example.org"),
 	}
-	root := make(ca, ca, rootKey.Public(), rootKey)
+	root := sign(ca, ca, rootKey.Public(), rootKey)
 	sub := *ca
 	sub.Subject.CommonName, sub.MaxPathLenZero = "issuer", true
-	issuer := make(&sub, root, caKey.Public(), rootKey)
-	leaf := make(&x509.Certificate{
+	issuer := sign(&sub, root, caKey.Public(), rootKey)
+	leaf := sign(&x509.Certificate{
 		SerialNumber: big.NewInt(0xabc), NotBefore: now.Add(-time.Minute), NotAfter: now.Add(time.Minute), BasicConstraintsValid: true,
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 		URIs: uri("spiffe://example.org/web"), SubjectKeyId: []byte{1, 2, 3},

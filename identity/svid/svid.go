@@ -9,6 +9,27 @@
 // then is a signature checked. On the other side, nothing is accepted that
 // crypto/x509 refuses.
 //
+// Where the standards leave room or libraries differ, we hold:
+//
+//   - Nothing is folded: an upper-case scheme or trust domain is refused, though
+//     the URI standard calls them equal.
+//   - A trust domain in punycode is a name like any other; it never equals the
+//     name it displays as.
+//   - A leaf without basic constraints or extended key usage is accepted, one
+//     without key usage or with a key usage that is not critical is not. A SAN
+//     that is not critical although the subject is empty is accepted from peers
+//     and refused by LintLeaf.
+//   - Issuers are held to the same: cA, a critical key usage with keyCertSign,
+//     and, if they have a SPIFFE ID, that of the trust domain they sign for.
+//   - Of presented certificates one line is followed, by name and key
+//     identifier. Certificates beside it do no harm and no work.
+//   - Keys are RSA with 2048 to 8192 bits or ECDSA over P-256, P-384 or P-521.
+//     Ed25519 is left out.
+//   - A certificate is valid up to and with the second it ends at; a token is
+//     not valid at its exp.
+//   - A token needs a kid. An iat in the future is a warning, not a refusal. A
+//     date may have a fraction, but no exponent.
+//
 // The package also lints what the control plane is about to issue: LintLeaf and
 // LintAuthority.
 package svid

@@ -142,6 +142,7 @@ func (w *World) duplicateCases() []TokenCase {
 	return []TokenCase{
 		claim("sub-twice", "sub"), claim("sub-and-SUB", "SUB"), claim("sub-escaped", `\u0073ub`), claim("sub-with-long-s", "ſub"),
 		w.badToken("V-71", "nested", svid.DuplicateClaim, setClaims(w.claims(w.A.ID("/web"), `"api"`, `,"x":[{"a":1,"a":2}]`))),
+		w.badToken("V-71", "letters-beyond-ASCII", svid.DuplicateClaim, setClaims(w.claims(w.A.ID("/web"), `"api"`, `,"жук":1,"ЖУК":2`))),
 		head("alg-twice", `,"alg":"none"`), head("alg-and-ALG", `,"ALG":"none"`), head("alg-escaped", `,"\u0061lg":"none"`),
 		w.badToken("V-71", "only-SUB", svid.BadSubject, setClaims(fmt.Sprintf(`{"SUB":%q,"aud":"api","exp":%d}`, w.A.ID("/web"), w.Now.Add(time.Hour).Unix()))),
 		acceptedToken("V-71", "same-name-in-two-objects", w.token(setClaims(w.claims(w.A.ID("/web"), `"api"`, `,"x":{"sub":1},"y":{"sub":2}`)))),

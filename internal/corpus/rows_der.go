@@ -28,10 +28,23 @@ func (w *World) derCases() []Case {
 		w.badLeaf("V-35", "zero-serial", svid.BadSerial, serial(0)),
 		refused("V-35", "21-byte-serial", svid.BadSerial, w.leaf(long(21)), w.leaf(long(20))),
 		w.badLeaf("V-35", "serial-not-minimal", svid.Malformed, serial(0, 1)),
+		refused("V-35", "sixty-five-extensions", svid.Malformed, w.leaf(extensions(65)), w.leaf(extensions(64))),
+		w.badLeaf("V-35", "bytes-after-basic-constraints", svid.Malformed, func(t *Template) {
+			t.Set(BasicConstraints, true, append(sequence(), 0x05, 0x00))
+		}),
 		w.badLeaf("V-35", "bytes-after-SAN", svid.BadSAN, func(t *Template) {
 			t.Set(SAN, false, append(sequence(uri(w.A.ID("/web"))), 0x05, 0x00))
 		}),
 		w.badIssuer("V-35", "issuer-with-trailing-bytes", svid.Malformed, after(func(der []byte) []byte { return append(der, 0) }), nil),
+	}
+}
+
+// extensions fills a leaf up with unknown extensions to the count.
+func extensions(count int) edit {
+	return func(t *Template) {
+		for n := 0; len(t.Extensions) < count; n++ {
+			t.Extensions = append(t.Extensions, Extension{OID: string(oid(1, 3, 6, 1, 4, 1, 99999, 2, n)), Value: tlv(0x05)})
+		}
 	}
 }
 

@@ -39,6 +39,7 @@ func (w *World) formCases() []TokenCase {
 		form("padding", svid.BadBase64, func(s string) string { return s + "==" }),
 		form("last-bits-not-zero", svid.BadBase64, lastBits),
 		w.standardBase64(),
+		form("payload-with-padding", svid.BadBase64, func(s string) string { return strings.Replace(s, ".", ".=", 1) }),
 		w.badToken("V-72", "nothing-in-header", svid.BadHeader, finish(func(s string) string { return s[strings.Index(s, "."):] })),
 	}
 }

@@ -264,6 +264,8 @@ func (w *World) bombCases() []Case {
 	}
 	return []Case{
 		w.badIssuer("V-37", "policy-graph", svid.PolicyExtension, bomb, func(t *Template) { t.Set(Policies, false, policies(8)) }),
+		w.badIssuer("V-37", "policy-required-and-none-there", svid.PolicyExtension,
+			func(t *Template) { t.Set(PolicyConstraints, true, sequence(tlv(0x80, []byte{0}))) }, nil),
 		w.badLeaf("V-37", "many-policies", svid.PolicyExtension, func(t *Template) { t.Set(Policies, false, policies(17)) }),
 		accepted("V-37", "sixteen-policies", w.leaf(func(t *Template) { t.Set(Policies, false, policies(16)) })),
 		refused("V-37", "deep-ASN.1-in-name", svid.Malformed, w.leaf(func(t *Template) {

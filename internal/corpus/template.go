@@ -40,16 +40,17 @@ type Extension struct {
 
 // Object identifiers of the extensions, encoded with their tag.
 const (
-	SubjectKeyID     = "\x06\x03\x55\x1d\x0e"
-	KeyUsage         = "\x06\x03\x55\x1d\x0f"
-	SAN              = "\x06\x03\x55\x1d\x11"
-	BasicConstraints = "\x06\x03\x55\x1d\x13"
-	NameConstraints  = "\x06\x03\x55\x1d\x1e"
-	Policies         = "\x06\x03\x55\x1d\x20"
-	PolicyMappings   = "\x06\x03\x55\x1d\x21"
-	AuthorityKeyID   = "\x06\x03\x55\x1d\x23"
-	ExtKeyUsage      = "\x06\x03\x55\x1d\x25"
-	Unknown          = "\x06\x08\x2b\x06\x01\x04\x01\x86\x8d\x1f" // 1.3.6.1.4.1.99999
+	SubjectKeyID      = "\x06\x03\x55\x1d\x0e"
+	KeyUsage          = "\x06\x03\x55\x1d\x0f"
+	SAN               = "\x06\x03\x55\x1d\x11"
+	BasicConstraints  = "\x06\x03\x55\x1d\x13"
+	NameConstraints   = "\x06\x03\x55\x1d\x1e"
+	Policies          = "\x06\x03\x55\x1d\x20"
+	PolicyMappings    = "\x06\x03\x55\x1d\x21"
+	AuthorityKeyID    = "\x06\x03\x55\x1d\x23"
+	PolicyConstraints = "\x06\x03\x55\x1d\x24"
+	ExtKeyUsage       = "\x06\x03\x55\x1d\x25"
+	Unknown           = "\x06\x08\x2b\x06\x01\x04\x01\x86\x8d\x1f" // 1.3.6.1.4.1.99999
 )
 
 // Set adds an extension, or replaces the one with its identifier in place.

@@ -82,6 +82,21 @@ var forbidden = map[string]map[string]string{
 		module + "/agent": "the server never attests workloads itself",
 		module + "/proxy": "the server forwards nothing",
 	},
+	"spiffe-conform": {
+		module + "/server":                           "a judge shares nothing with whom it judges",
+		module + "/agent":                            "a judge shares nothing with whom it judges",
+		module + "/proxy":                            "a judge shares nothing with whom it judges",
+		module + "/sds":                              "a judge shares nothing with whom it judges",
+		module + "/policy":                           "a judge shares nothing with whom it judges",
+		module + "/identity":                         "it has its own readers of certificates and tokens",
+		module + "/internal":                         "a judge shares nothing with whom it judges",
+		module + "/cmd/internal":                     "a judge shares nothing with whom it judges",
+		module + "/cmd/icp":                          "a judge shares nothing with whom it judges",
+		"github.com/go-jose/go-jose/v4":              "it has its own reader of tokens",
+		"github.com/spiffe/go-spiffe/v2/svid":        "it has its own readers of certificates and tokens",
+		"github.com/spiffe/go-spiffe/v2/bundle":      "it has its own readers of bundles",
+		"github.com/spiffe/go-spiffe/v2/workloadapi": "it speaks the published protocol by itself",
+	},
 }
 
 // TestLinks checks what each program links.

@@ -13,6 +13,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -314,6 +315,8 @@ type frame struct {
 
 // take applies one frame, revocations first so that a set never meets older
 // ones. A set that is refused does not end the stream: the one before stays.
+// After the lease ran out only a set brings access back, so a frame without one
+// ends the stream: the next begins with the set.
 func (s *Server) take(line []byte, sink Sink) error {
 	var f frame
 	if err := json.Unmarshal(line, &f); err != nil {
@@ -323,10 +326,11 @@ func (s *Server) take(line []byte, sink Sink) error {
 	defer s.applying.Unlock()
 	now, news := time.Now(), false
 	if f.Revocations != nil {
-		if err := sink.ApplyRevocations(*f.Revocations); err != nil {
+		list := stillRevoked(*f.Revocations, s.kept.Revocations, now)
+		if err := sink.ApplyRevocations(list); err != nil {
 			return fmt.Errorf("apply the revocations: %w", err)
 		}
-		s.kept.Revocations, news = *f.Revocations, true
+		s.kept.Revocations, news = list, true
 	}
 	if f.Policies != nil && !bytes.Equal(f.Policies, []byte("null")) {
 		if err := s.takeSet(f.Policies, sink, now); err != nil {
@@ -336,7 +340,28 @@ func (s *Server) take(line []byte, sink Sink) error {
 		}
 	}
 	s.contact(now, news)
+	if s.State().Expired {
+		return errors.New("the lease ran out between two frames; asking for the set again")
+	}
 	return nil
+}
+
+// stillRevoked gives what newly is revoked, and of known what has not expired.
+// A server takes no revocation back before its SVID has expired, so a list that
+// lacks one is older than what we know: of a replica that lags, or restored.
+func stillRevoked(newly, known []identity.Revocation, now time.Time) []identity.Revocation {
+	type key struct{ kind, id, serial string }
+	list := slices.Clone(newly)
+	listed := make(map[key]bool, len(newly))
+	for _, r := range newly {
+		listed[key{string(r.Kind), r.SPIFFEID, r.Serial}] = true
+	}
+	for _, r := range known {
+		if now.Before(r.ExpiresAt) && !listed[key{string(r.Kind), r.SPIFFEID, r.Serial}] {
+			list = append(list, r)
+		}
+	}
+	return list
 }
 
 func (s *Server) takeSet(raw []byte, sink Sink, now time.Time) error {

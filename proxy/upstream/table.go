@@ -106,6 +106,20 @@ func (b *Backend) Rest(path string) string {
 	return path
 }
 
+// CheckBuffered holds the body limit of every LLM route, whose bodies are read
+// before they are judged, against check.
+func (t *Table) CheckBuffered(check func(service string, body int64) error) error {
+	for _, b := range t.backends {
+		if !b.LLM {
+			continue
+		}
+		if err := check(b.Service, b.MaxBodyBytes); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Secrets lists the headers in which backends get credentials, so that no
 // caller's own reaches any of them.
 func (t *Table) Secrets() []string {

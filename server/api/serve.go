@@ -106,7 +106,7 @@ func (a *API) refuse(c *call, err error) {
 	if code == identity.Denied {
 		a.recordDenial(c, err)
 	}
-	if code == identity.Internal || code == identity.Unavailable {
+	if ending := a.Draining.Err() != nil && errors.Is(err, context.Canceled); !ending && (code == identity.Internal || code == identity.Unavailable) {
 		a.Telemetry.Log.LogAttrs(c.ctx, slog.LevelError, "request failed", slog.String("request_id", c.requestID),
 			slog.String("method", c.route.method), slog.String("route", c.route.path), slog.String("error", err.Error()))
 	}

@@ -80,10 +80,11 @@ type Config struct {
 
 // Authenticator establishes callers.
 type Authenticator struct {
-	store   Store
-	bundles Bundles
-	now     func() time.Time
-	grace   time.Duration
+	store    Store
+	bundles  Bundles
+	now      func() time.Time
+	grace    time.Duration
+	verified verified
 }
 
 // New refuses an incomplete Config.

@@ -18,7 +18,10 @@ import (
 // Agent establishes an agent from the chain that it presented (leaf first). It
 // must be the node's current SVID, and the node not banned.
 func (a *Authenticator) Agent(ctx context.Context, chain []*x509.Certificate) (Principal, error) {
-	p, err := a.agentAt(ctx, chain, a.now())
+	p, err := a.agentNow(ctx, chain)
+	if err == nil {
+		p, err = a.withNode(ctx, p)
+	}
 	if err != nil {
 		return Principal{}, err
 	}
@@ -40,16 +43,37 @@ func (a *Authenticator) ReturningAgent(ctx context.Context, chain []*x509.Certif
 		}
 		at = chain[0].NotAfter.Add(-time.Second)
 	}
-	return a.agentAt(ctx, chain, at)
-}
-
-// agentAt verifies chain as of the time at and finds its node.
-func (a *Authenticator) agentAt(ctx context.Context, chain []*x509.Certificate, at time.Time) (Principal, error) {
-	anchors := &tenantAnchors{ctx: ctx, store: a.store, find: a.bundles.NodeAnchors}
-	p, err := verify(Agent, "agent", chain, anchors, at)
+	p, err := verify(Agent, "agent", chain, a.nodeAnchors(ctx), at)
 	if err != nil {
 		return Principal{}, err
 	}
+	return a.withNode(ctx, p)
+}
+
+// agentNow verifies chain as of now; what a chain has proved before with the
+// same anchors is not computed again.
+func (a *Authenticator) agentNow(ctx context.Context, chain []*x509.Certificate) (Principal, error) {
+	now, key, anchors := a.now(), keyOf(chain), a.nodeAnchors(ctx)
+	if before, ok := a.verified.get(key); ok {
+		bundle, err := anchors.GetX509BundleForTrustDomain(before.proved.SPIFFEID.TrustDomain())
+		if err == nil && anchors.tenant.ID == before.proved.Tenant && before.holds(bundle, now) {
+			return before.proved, nil
+		}
+	}
+	p, err := verify(Agent, "agent", chain, anchors, now)
+	if err == nil {
+		a.verified.put(key, newVerification(chain, anchors.found, p, now))
+	}
+	return p, err
+}
+
+func (a *Authenticator) nodeAnchors(ctx context.Context) *tenantAnchors {
+	return &tenantAnchors{ctx: ctx, store: a.store, find: a.bundles.NodeAnchors}
+}
+
+// withNode adds the node whose SVID p showed, if it may call.
+func (a *Authenticator) withNode(ctx context.Context, p Principal) (Principal, error) {
+	var err error
 	p.Node, err = a.store.Node(ctx, p.Tenant, p.SPIFFEID.String())
 	switch {
 	case identity.CodeOf(err) == identity.NotFound:
@@ -162,6 +186,7 @@ type tenantAnchors struct {
 	store  Store
 	find   func(ctx context.Context, tenant string) (*x509bundle.Bundle, error)
 	tenant store.Tenant
+	found  *x509bundle.Bundle
 	fault  error // of the store or the CA, as opposed to the certificate's
 }
 
@@ -171,8 +196,8 @@ func (t *tenantAnchors) GetX509BundleForTrustDomain(td spiffeid.TrustDomain) (*x
 	if t.tenant, err = t.store.TenantByTrustDomain(t.ctx, td.Name()); err != nil {
 		return nil, t.note(err)
 	}
-	b, err := t.find(t.ctx, t.tenant.ID)
-	return b, t.note(err)
+	t.found, err = t.find(t.ctx, t.tenant.ID)
+	return t.found, t.note(err)
 }
 
 func (t *tenantAnchors) note(err error) error {

@@ -7,6 +7,8 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
 	"github.com/authsec-ai/icp/identity"
 	"github.com/authsec-ai/icp/server/secret"
 	"github.com/authsec-ai/icp/server/store"
@@ -93,6 +95,9 @@ func checkSpec(t store.Tenant, s identity.Spec) error {
 }
 
 func checkID(t store.Tenant, s identity.Spec) error {
+	if err := checkLength(s.SPIFFEID); err != nil {
+		return err
+	}
 	switch {
 	case s.SPIFFEID.IsZero():
 		return identity.Errorf(identity.Invalid, "spiffe_id is missing; write it as spiffe://%s/<path>", t.TrustDomain)
@@ -106,11 +111,23 @@ func checkID(t store.Tenant, s identity.Spec) error {
 	return nil
 }
 
+// checkLength applies the limits that decoding a spiffeid.ID does not know.
+func checkLength(id spiffeid.ID) error {
+	if id.IsZero() {
+		return nil
+	}
+	_, err := identity.ParseID(id.String())
+	return err
+}
+
 // isReserved also refuses other spellings of the agents' path, which a
 // verifier that compares carelessly could mistake for it (T-11).
 func isReserved(path string) bool { return identity.IsAgentPath(strings.ToLower(path)) }
 
 func checkParent(t store.Tenant, s identity.Spec) error {
+	if err := checkLength(s.ParentID); err != nil {
+		return err
+	}
 	if s.ParentID.IsZero() {
 		if t.Settings.AnyNode {
 			return nil

@@ -42,6 +42,7 @@ func TestLimits(t *testing.T) {
 		"most jwt_ttl":  {func(s *identity.Spec, n int) { s.JWTTTL = seconds(n) }, 7200, 7201, identity.LimitExceeded},
 		"least renewal": {func(s *identity.Spec, n int) { s.RenewAt = float64(n) / 1000 }, 100, 99, identity.Invalid},
 		"most renewal":  {func(s *identity.Spec, n int) { s.RenewAt = float64(n) / 1000 }, 950, 951, identity.Invalid},
+		"spiffe_id":     {func(s *identity.Spec, n int) { s.SPIFFEID = idOfBytes(t, n) }, 2048, 2049, identity.Invalid}, // ID-16, ID-17
 		"hint":          {func(s *identity.Spec, n int) { s.Hint = strings.Repeat("h", n) }, 1024, 1025, identity.Invalid},
 		"hint in bytes": {func(s *identity.Spec, n int) { s.Hint = strings.Repeat("é", n) }, 512, 513, identity.Invalid},
 		"selectors":     {func(s *identity.Spec, n int) { s.Selectors = selectors(n) }, 64, 65, identity.Invalid},
@@ -112,4 +113,15 @@ func TestTenantIDs(t *testing.T) {
 			t.Errorf("%q is a tenant id: %v, want %v", id, got, ok)
 		}
 	}
+}
+
+// idOfBytes gives an ID of the tenant that is n bytes long.
+func idOfBytes(t *testing.T, n int) spiffeid.ID {
+	t.Helper()
+	const start = "spiffe://acme.example/"
+	id, err := spiffeid.FromString(start + strings.Repeat("a", n-len(start)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
 }

@@ -43,9 +43,13 @@ type Config struct {
 
 // Storage says where state lives: exactly one kind.
 type Storage struct {
-	SQLite       string        `yaml:"sqlite"`        // path of the database; empty means icp.db in data_dir
-	Postgres     string        `yaml:"postgres"`      // connection string
-	PollInterval time.Duration `yaml:"poll_interval"` // how often to look for other replicas' changes that no notification told of; 0 means 250 ms
+	SQLite   string `yaml:"sqlite"`   // path of the database; empty means icp.db in data_dir
+	Postgres string `yaml:"postgres"` // connection string
+	// PostgresOwner is the connection string of the role that owns the tables and
+	// changes them at an upgrade, so that the role of Postgres need not; empty
+	// means that role does both.
+	PostgresOwner string        `yaml:"postgres_owner"`
+	PollInterval  time.Duration `yaml:"poll_interval"` // how often to look for other replicas' changes that no notification told of; 0 means 250 ms
 }
 
 // TLS names the server's certificate. Without files, an authority of its own
@@ -121,7 +125,7 @@ func openStore(ctx context.Context, cfg Config, tel *telemetry.Telemetry) (store
 		return nil, errors.New("store: sqlite and postgres are both set; choose one")
 	}
 	if cfg.Store.Postgres != "" {
-		return postgres.Open(ctx, cfg.Store.Postgres, postgres.Options{PollInterval: cfg.Store.PollInterval, Log: tel.Log})
+		return postgres.Open(ctx, cfg.Store.Postgres, postgres.Options{MigrateDSN: cfg.Store.PostgresOwner, PollInterval: cfg.Store.PollInterval, Log: tel.Log})
 	}
 	path := cfg.Store.SQLite
 	if path == "" {
@@ -198,26 +202,25 @@ func (c *ControlPlane) AdminToken(ctx context.Context, path, tenant string, role
 	if err != nil {
 		return "", fmt.Errorf("make an admin token: %w", err)
 	}
-	if err := writeWhole(path, secret+"\n"); err != nil {
+	if err := writeSecret(path, secret+"\n"); err != nil {
 		return "", fmt.Errorf("write the admin token: %w", err)
 	}
 	return secret, nil
 }
 
-// writeWhole makes a file that its owner alone can read, at once or not at all:
-// after a crash nobody would have what an unfinished file should hold.
-func writeWhole(path, text string) error {
+// writeSecret writes a file for its owner only. Whoever looks finds it whole or
+// not at all, also after a crash: an empty file would be taken for the secret.
+func writeSecret(path, content string) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // mode 0600
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name()) // gone already if all went well
-	_, err = f.WriteString(text)
-	if err == nil {
-		err = f.Sync()
+	_, err = f.WriteString(content)
+	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
 	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
+	if err != nil {
+		_ = os.Remove(f.Name()) // the error that counts is the other one
 	}
-	return os.Rename(f.Name(), path)
+	return err
 }

@@ -5,6 +5,7 @@ package program
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -13,6 +14,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -22,7 +24,8 @@ func Main(name string, run func(ctx context.Context) error) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx); err != nil && !errors.Is(err, context.Canceled) {
-		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
+		oneLine := strings.Join(strings.Fields(err.Error()), " ")
+		fmt.Fprintf(os.Stderr, "%s: %s\n", name, oneLine)
 		return 1
 	}
 	return 0
@@ -82,7 +85,35 @@ func ServeHTTP(ctx context.Context, l net.Listener, handler http.Handler) error 
 	return err
 }
 
-// Usage prints text to w when flags ask for help.
-func Usage(w io.Writer, text string) func() {
-	return func() { fmt.Fprint(w, text) }
+// Flags are the flags that every service program has.
+type Flags struct {
+	Config   string // path of the configuration file, "" for none
+	LogLevel slog.Level
+	Done     bool // help or version was asked for and has been printed
+}
+
+// ParseFlags reads the flags of the program called name; usage is its help.
+func ParseFlags(name, usage string, args []string) (Flags, error) {
+	set := flag.NewFlagSet(name, flag.ContinueOnError)
+	set.SetOutput(io.Discard) // an error is printed once, by Main
+	set.Usage = func() {}
+	var f Flags
+	set.StringVar(&f.Config, "config", "", "")
+	level := set.String("log-level", "info", "")
+	version := set.Bool("version", false, "")
+	err := set.Parse(args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		fmt.Print(usage)
+		return Flags{Done: true}, nil
+	case err != nil:
+		return f, fmt.Errorf("%w; see %s --help", err, name)
+	case set.NArg() > 0:
+		return f, fmt.Errorf("%q is not a flag; see %s --help", set.Arg(0), name)
+	case *version:
+		fmt.Println(name, Version())
+		return Flags{Done: true}, nil
+	}
+	f.LogLevel, err = ParseLevel(*level)
+	return f, err
 }

@@ -6,10 +6,12 @@ inner context that holds exactly the newest certificate and bundle.
 """
 
 import os
+import socket
 import ssl
 import threading
+import time
 import warnings
-from typing import Callable, Iterable, List, NamedTuple, Optional, Union
+from typing import Callable, Iterable, List, NamedTuple, Optional, Tuple, Union
 
 Authorize = Union[str, Iterable[str], Callable[[str], bool]]
 
@@ -28,7 +30,8 @@ class Material(NamedTuple):
 
 
 def any_in_trust_domain(_: str) -> bool:
-    """Authorize every identity of the own trust domain."""
+    """Authorize every identity of the own trust domain. (Those of others never
+    get as far: the own bundle vouches for the own trust domain only.)"""
     return True
 
 
@@ -48,12 +51,23 @@ def authorizer(authorize: Optional[Authorize]) -> Callable[[str], bool]:
     return lambda peer: peer in allowed
 
 
-def check_peer(certificate: Optional[dict], allowed: Callable[[str], bool]) -> None:
-    """Raise PeerRefused unless the certificate holds exactly one URI, and it is allowed."""
-    names = (certificate or {}).get("subjectAltName", ())
-    uris = [value for kind, value in names if kind == "URI"]
+def trust_domain(spiffe_id: str) -> str:
+    """spiffe://td/path gives td."""
+    return spiffe_id[len("spiffe://"):].split("/", 1)[0]
+
+
+def check_peer(certificate: Optional[dict], own: str, allowed: Callable[[str], bool]) -> None:
+    """Raise PeerRefused unless the certificate is current, holds exactly one URI,
+    of the trust domain that the bundle is of, and it is allowed. A resumed
+    session is verified by nobody else, so its age counts here."""
+    certificate = certificate or {}
+    uris = [value for kind, value in certificate.get("subjectAltName", ()) if kind == "URI"]
     if len(uris) != 1 or not uris[0].startswith("spiffe://"):
         raise PeerRefused(f"the peer's certificate is not an X509-SVID: it has {len(uris)} URI names")
+    if ssl.cert_time_to_seconds(certificate["notAfter"]) <= time.time():
+        raise PeerRefused(f"the certificate of {uris[0]} has expired")
+    if trust_domain(uris[0]) != own:
+        raise PeerRefused(f"the peer is {uris[0]}, for which the bundle of {own} does not vouch")
     if not allowed(uris[0]):
         raise PeerRefused(f"the peer is {uris[0]}, which is not authorized here")
 
@@ -103,20 +117,60 @@ class LiveContext(ssl.SSLContext):
         load_chain(inner, material)
         if self._alpn:
             inner.set_alpn_protocols(self._alpn)
-        inner.sslsocket_class = _checking(ssl.SSLSocket, self._allowed)
-        inner.sslobject_class = _checking(ssl.SSLObject, self._allowed)
+        own = trust_domain(material.spiffe_id)
+        inner.sslsocket_class = _live(_checking(ssl.SSLSocket, own, self._allowed), self)
+        inner.sslobject_class = _checking(ssl.SSLObject, own, self._allowed)
         return inner
 
 
-def _checking(base: type, allowed: Callable[[str], bool]) -> type:
-    """A socket class that checks the peer as part of the handshake."""
+def _checking(base: type, own: str, allowed: Callable[[str], bool]) -> type:
+    """A class that checks the peer as part of the handshake. OpenSSL would shake
+    hands by itself at the first read or write of whoever did not, and nobody
+    would look at the peer: so these do it first."""
 
     class Checking(base):  # type: ignore[misc, valid-type]
+        _checked = False
+
         def do_handshake(self, *args: object, **kwargs: object) -> None:
             super().do_handshake(*args, **kwargs)
-            check_peer(self.getpeercert(), allowed)
+            check_peer(self.getpeercert(), own, allowed)
+            self._checked = True
+
+        def _check_first(self) -> None:
+            if not self._checked and self._sslobj is not None:
+                self.do_handshake()
+
+        def read(self, *args: object, **kwargs: object) -> object:
+            self._check_first()
+            return super().read(*args, **kwargs)
+
+        def write(self, *args: object, **kwargs: object) -> object:
+            self._check_first()
+            return super().write(*args, **kwargs)
+
+        def send(self, *args: object, **kwargs: object) -> object:  # of sockets alone
+            self._check_first()
+            return super().send(*args, **kwargs)
 
     return Checking
+
+
+def _live(base: type, context: "LiveContext") -> type:
+    """A socket class whose listener accepts with the newest material, not with
+    what was newest when it began to listen."""
+
+    class Live(base):  # type: ignore[misc, valid-type]
+        def accept(self) -> Tuple[ssl.SSLSocket, object]:
+            connection, address = socket.socket.accept(self)
+            wrapped = context.wrap_socket(
+                connection,
+                server_side=True,
+                do_handshake_on_connect=self.do_handshake_on_connect,
+                suppress_ragged_eofs=self.suppress_ragged_eofs,
+            )
+            return wrapped, address
+
+    return Live
 
 
 def load_chain(context: ssl.SSLContext, material: Material) -> None:

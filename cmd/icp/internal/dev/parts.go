@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -227,9 +226,10 @@ func (p *parts) openProxy() error {
 // sampleCredential is the key that the proxy adds for the sample upstream, so
 // that callers need none.
 func (p *parts) sampleCredential() (*credential.Config, error) {
-	path := p.dir.file("upstream.key")
+	const name = "upstream.key"
+	path := p.dir.file(name)
 	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
-		if err := p.dir.replace(filepath.Base(path), []byte("sample-upstream-key\n"), 0o600); err != nil {
+		if err := p.dir.replace(name, []byte("sample-upstream-key\n"), 0o600); err != nil {
 			return nil, err
 		}
 	}

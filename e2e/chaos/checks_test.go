@@ -1,0 +1,418 @@
+package chaos
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"time"
+)
+
+const (
+	testBound = time.Second
+	user      = 7
+	stranger  = 8
+)
+
+// at gives a moment of a hand-written history, in seconds from its beginning.
+func at(seconds float64) time.Time {
+	return time.Unix(1_000_000, 0).Add(time.Duration(seconds * float64(time.Second)))
+}
+
+// tale is a history in the making.
+type tale struct {
+	h History
+	r Record
+}
+
+func (t *tale) event(op Op, start, end float64, outcome Outcome, fill func(*Event)) {
+	e := Event{N: int64(len(t.h) + 1), Op: op, Start: at(start), Outcome: outcome}
+	if end != 0 {
+		e.End = at(end)
+	}
+	if fill != nil {
+		fill(&e)
+	}
+	t.h = append(t.h, e)
+}
+
+func (t *tale) entry(op Op, start, end float64, outcome Outcome, name string, owner int) {
+	t.event(op, start, end, outcome, func(e *Event) {
+		e.Tag, e.Entry, e.UID = "tag-"+name, "id-"+name, owner
+		if op == Create && outcome == Unknown {
+			e.Entry = ""
+		}
+	})
+}
+
+func (t *tale) list(when float64, listed ...Listed) {
+	t.event(List, when, when+0.1, OK, func(e *Event) { e.List = listed })
+}
+
+func is(name string, owner int) Listed {
+	return Listed{ID: "id-" + name, Tag: "tag-" + name, Owner: owner}
+}
+
+// svid makes a credential of an entry, and puts it on record.
+func (t *tale) svid(serial, kind, name string) SVID {
+	t.r.Issued = append(t.r.Issued, Issued{Serial: serial, Kind: kind, State: "issued", Entry: "id-" + name, ID: "spiffe://td/" + name})
+	return SVID{Serial: serial, ID: "spiffe://td/" + name, Digest: "digest of " + serial, NotAfter: at(3600)}
+}
+
+func (t *tale) open(when float64, svids ...SVID) {
+	t.event(Open, when, when, OK, func(e *Event) { e.Stream, e.UID, e.Added = "s", user, svids })
+}
+
+func (t *tale) serve(when float64, added, removed []SVID) {
+	t.event(Serve, when, when, OK, func(e *Event) { e.Stream, e.UID, e.Added, e.Removed = "s", user, added, removed })
+}
+
+func (t *tale) close(when float64) {
+	t.event(Close, when, when, Refused, func(e *Event) { e.Stream, e.UID = "s", user })
+}
+
+func (t *tale) call(when float64, outcome Outcome, s SVID) {
+	t.event(Call, when, when+0.1, outcome, func(e *Event) { e.UID, e.Shown = user, &s })
+}
+
+func (t *tale) spend(when float64, outcome Outcome, name string) {
+	node := "spiffe://td/agent/" + name
+	t.event(Spend, when, when+0.2, outcome, func(e *Event) {
+		e.Token, e.Node = "token", node
+		if outcome == OK {
+			e.Shown = &SVID{Serial: "agent-" + name, ID: node, Digest: name, NotAfter: at(3600)}
+		}
+	})
+	if outcome == OK {
+		t.r.Issued = append(t.r.Issued, Issued{Serial: "agent-" + name, Kind: "agent", State: "issued", ID: node})
+	}
+}
+
+// plain is an uneventful history: one entry of the user, seen on a stream, kept
+// over a kill.
+func plain() *tale {
+	t := &tale{}
+	t.event(Start, 0, 1, OK, nil)
+	t.list(1)
+	t.entry(Create, 2, 2.1, OK, "first", user)
+	first := t.svid("first-1", "x509", "first")
+	t.open(2.5, first)
+	t.event(Token, 3, 3.1, OK, func(e *Event) { e.Token = "token" })
+	return t
+}
+
+// ending kills the product, starts it again and looks at what there is.
+func (t *tale) ending(listed ...Listed) {
+	t.event(Kill, 30, 30.1, OK, nil)
+	t.close(30.1)
+	t.event(Start, 31, 32, OK, nil)
+	t.list(32, listed...)
+}
+
+// TestChecks breaks each promise in a hand-written history. The twin is the
+// same history without the defect.
+func TestChecks(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		check string // of Checks
+		tell  func(t *tale, broken bool)
+	}{
+		{"a created entry is gone after the kill", "lost committed entry", func(t *tale, broken bool) {
+			t.entry(Create, 5, 5.1, OK, "second", stranger)
+			if broken {
+				t.ending(is("first", user))
+				return
+			}
+			t.ending(is("first", user), is("second", stranger))
+		}},
+		{"an acknowledged change is undone", "lost committed entry", func(t *tale, broken bool) {
+			t.entry(Create, 5, 5.1, OK, "second", stranger)
+			t.entry(Update, 6, 6.1, OK, "second", Nobody)
+			t.ending(is("first", user), is("second", pick(broken, stranger, Nobody)))
+		}},
+		{"what was seen once goes without a delete", "lost committed entry", func(t *tale, broken bool) {
+			t.entry(Create, 29.9, 30.1, Unknown, "second", stranger)
+			t.ending(is("first", user), is("second", stranger))
+			if broken {
+				t.list(32.3, is("first", user))
+				return
+			}
+			t.list(32.3, is("first", user), is("second", stranger))
+		}},
+		{"a live entry is not found", "lost committed entry", func(t *tale, broken bool) {
+			t.entry(Create, 5, 5.1, OK, "second", stranger)
+			if broken {
+				t.event(Update, 6, 6.1, Refused, func(e *Event) { e.Entry, e.UID, e.Detail = "id-second", Nobody, notFound })
+			} else {
+				t.entry(Update, 6, 6.1, OK, "second", Nobody)
+			}
+			t.entry(Delete, 7, 7.1, Unknown, "second", 0)
+			t.ending(is("first", user))
+		}},
+		{"the database has less than the server said", "lost committed entry", func(t *tale, broken bool) {
+			t.ending(is("first", user))
+			t.r.Entries = []Listed{}
+			if !broken {
+				t.r.Entries = []Listed{is("first", user)}
+			}
+		}},
+		{"a deleted entry is there after the kill", "entry back after deletion", func(t *tale, broken bool) {
+			t.entry(Create, 5, 5.1, OK, "second", stranger)
+			t.entry(Delete, 6, 6.1, pick(broken, OK, Unknown), "second", 0)
+			t.ending(is("first", user), is("second", stranger))
+			if !broken { // it turned out not to be deleted; now it is
+				t.entry(Delete, 32.2, 32.3, OK, "second", 0)
+				t.list(32.4, is("first", user))
+			}
+		}},
+		{"an entry that nobody asked for", "entry back after deletion", func(t *tale, broken bool) {
+			t.entry(Create, 5, 5.1, OK, "second", stranger)
+			t.entry(Delete, 6, 6.1, OK, "second", 0)
+			if broken {
+				t.ending(is("first", user), is("third", stranger))
+				return
+			}
+			t.ending(is("first", user))
+		}},
+		{"a join token is forgotten", "lost committed join token", func(t *tale, broken bool) {
+			t.spend(5, pick(broken, Refused, OK), "a")
+			t.spend(5.1, Refused, "b")
+			t.ending(is("first", user))
+		}},
+		{"two nodes by one token", "join token spent twice", func(t *tale, broken bool) {
+			t.spend(5, OK, "a")
+			t.spend(5.1, pick(broken, OK, Refused), "b")
+			t.ending(is("first", user))
+		}},
+		{"two nodes by one token, one without an answer", "join token spent twice", func(t *tale, broken bool) {
+			t.spend(5, OK, "a")
+			t.spend(5.1, Unknown, "b")
+			if broken {
+				t.r.Issued = append(t.r.Issued, Issued{Serial: "agent-b", Kind: "agent", State: "issued", ID: "spiffe://td/agent/b"})
+			}
+			t.ending(is("first", user))
+		}},
+		{"one serial, two certificates", "duplicate serial", func(t *tale, broken bool) {
+			again := t.svid("first-2", "x509", "first")
+			t.serve(5, []SVID{again}, nil)
+			if broken {
+				again.Digest = "of another certificate"
+			}
+			t.serve(6, []SVID{again}, []SVID{again})
+			t.ending(is("first", user))
+		}},
+		{"an SVID that is not on record", "SVID outside the record", func(t *tale, broken bool) {
+			more := t.svid("first-2", "x509", "first")
+			if broken {
+				t.r.Issued = t.r.Issued[:len(t.r.Issued)-1]
+			}
+			t.serve(5, []SVID{more}, nil)
+			t.ending(is("first", user))
+		}},
+		{"an SVID that is on record as never made", "SVID outside the record", func(t *tale, broken bool) {
+			more := t.svid("first-2", "x509", "first")
+			if broken {
+				t.r.Issued[len(t.r.Issued)-1].State = "abandoned"
+			}
+			t.serve(5, []SVID{more}, nil)
+			t.ending(is("first", user))
+		}},
+		{"an SVID that is on record for another", "SVID outside the record", func(t *tale, broken bool) {
+			more := t.svid("first-2", "x509", "first")
+			if broken {
+				t.r.Issued[len(t.r.Issued)-1].ID = "spiffe://td/other"
+			}
+			t.serve(5, []SVID{more}, nil)
+			t.ending(is("first", user))
+		}},
+		{"an SVID of somebody else's entry", "wrong identity", func(t *tale, broken bool) {
+			t.entry(Create, 5, 5.1, OK, "second", pick(broken, stranger, user))
+			t.serve(5.5, []SVID{t.svid("second-1", "x509", "second")}, nil)
+			t.serve(9, []SVID{t.svid("second-2", "x509", "second")}, nil)
+			t.ending(is("first", user), is("second", pick(broken, stranger, user)))
+		}},
+		{"an SVID of an entry that moved away", "wrong identity", func(t *tale, broken bool) {
+			t.entry(Create, 5, 5.1, OK, "second", user)
+			second := t.svid("second-1", "x509", "second")
+			t.serve(5.5, []SVID{second}, nil)
+			t.entry(Update, 8, 8.1, OK, "second", stranger)
+			if !broken {
+				t.serve(8.9, nil, []SVID{second})
+			}
+			t.ending(is("first", user), is("second", stranger))
+		}},
+		{"an SVID before its entry was asked for", "wrong identity", func(t *tale, broken bool) {
+			second := t.svid("second-1", "x509", "second")
+			if broken {
+				t.serve(4, []SVID{second}, nil)
+			}
+			t.entry(Create, 5, 5.1, OK, "second", user)
+			if !broken {
+				t.serve(5.2, []SVID{second}, nil)
+			}
+			t.ending(is("first", user), is("second", user))
+		}},
+		{"an SVID of an entry that nobody made", "wrong identity", func(t *tale, broken bool) {
+			t.serve(5, []SVID{t.svid("more", "x509", pick(broken, "third", "first"))}, nil)
+			t.ending(is("first", user))
+		}},
+		{"a JWT-SVID of somebody else's entry", "wrong identity", func(t *tale, broken bool) {
+			t.entry(Create, 5, 5.1, OK, "second", stranger)
+			token := t.svid("token-1", "jwt", pick(broken, "second", "first"))
+			t.event(Fetch, 8, 8.1, OK, func(e *Event) { e.UID, e.Tokens = user, []SVID{token} })
+			t.ending(is("first", user), is("second", stranger))
+		}},
+		{"a stream keeps the SVID of a deleted entry", "SVID after deletion", func(t *tale, broken bool) {
+			t.entry(Create, 5, 5.1, OK, "second", user)
+			second := t.svid("second-1", "x509", "second")
+			t.serve(5.5, []SVID{second}, nil)
+			t.entry(Delete, 8, 8.1, OK, "second", 0)
+			t.serve(float64(pick(broken, 11, 9)), nil, []SVID{second})
+			t.ending(is("first", user))
+		}},
+		{"a deleted entry is served after a restart", "SVID after deletion", func(t *tale, broken bool) {
+			t.entry(Delete, 29, 29.1, OK, "first", 0)
+			t.ending()
+			t.event(Open, 36, 36, pick(broken, OK, Refused), func(e *Event) {
+				if e.UID, e.Stream = user, "s"; broken {
+					e.Added = []SVID{t.svid("first-2", "x509", "first")}
+				}
+			})
+			t.serve(37, nil, nil)
+		}},
+		{"a JWT-SVID after deletion", "SVID after deletion", func(t *tale, broken bool) {
+			t.entry(Create, 5, 5.1, OK, "second", user)
+			t.serve(5.2, []SVID{t.svid("second-1", "x509", "second")}, nil)
+			t.entry(Delete, 5.5, 5.6, OK, "second", 0)
+			t.serve(5.9, nil, []SVID{{Serial: "second-1"}})
+			token, when := t.svid("token-1", "jwt", "second"), float64(pick(broken, 8, 6))
+			t.event(Fetch, when, when+0.1, OK, func(e *Event) { e.UID, e.Tokens = user, []SVID{token} })
+			t.ending(is("first", user))
+		}},
+		{"the proxy lets a deleted entry through", "SVID after deletion", func(t *tale, broken bool) {
+			t.entry(Create, 5, 5.1, OK, "second", stranger)
+			t.entry(Delete, 6, 6.1, OK, "second", 0)
+			t.call(8, pick(broken, OK, Refused), t.svid("second-1", "x509", "second"))
+			t.ending(is("first", user))
+		}},
+		{"a stream never shows an entry", "missed change", func(t *tale, broken bool) {
+			t.entry(Create, 5, 5.1, OK, "second", user)
+			if !broken {
+				t.serve(6, []SVID{t.svid("second-1", "x509", "second")}, nil)
+			}
+			t.ending(is("first", user), is("second", user))
+		}},
+		{"a stream loses an entry for a while", "missed change", func(t *tale, broken bool) {
+			first, renewed := t.h[3].Added[0], t.svid("first-2", "x509", "first")
+			if broken {
+				t.serve(10, nil, []SVID{first})
+				t.serve(11, []SVID{renewed}, nil)
+			} else {
+				t.serve(11, []SVID{renewed}, []SVID{first})
+			}
+			t.ending(is("first", user))
+		}},
+		{"a user with an entry is told that there is none", "missed change", func(t *tale, broken bool) {
+			t.ending(is("first", user))
+			when := pick(broken, 34.0, 32.5)
+			t.event(Open, when, when+0.1, Refused, func(e *Event) { e.UID, e.Stream = user, "s" })
+			t.open(35, t.svid("first-2", "x509", "first"))
+			t.serve(36, nil, nil)
+		}},
+		{"nobody gets an answer after a restart", "missed change", func(t *tale, broken bool) {
+			t.ending(is("first", user))
+			if !broken {
+				t.open(35, t.svid("first-2", "x509", "first"))
+				t.serve(36, nil, nil)
+			}
+			t.event(Kill, 40, 40.1, OK, nil)
+		}},
+		{"an expired SVID stays on the stream", "expired SVID served", func(t *tale, broken bool) {
+			short, next := t.svid("first-2", "x509", "first"), t.svid("first-3", "x509", "first")
+			short.NotAfter = at(15)
+			t.serve(5, []SVID{short}, []SVID{{Serial: "first-1"}})
+			t.serve(pick(broken, 17.0, 12.0), []SVID{next}, []SVID{short})
+			t.ending(is("first", user))
+		}},
+		{"the proxy refuses a live entry", "live identity refused", func(t *tale, broken bool) {
+			t.call(8, pick(broken, Refused, OK), t.svid("first-2", "x509", "first"))
+			t.ending(is("first", user))
+		}},
+		{"a restart fails", "did not come back", func(t *tale, broken bool) {
+			t.ending(is("first", user))
+			t.event(Start, 32.2, 32.4, pick(broken, Refused, Unknown), nil) // unknown: killed on purpose
+		}},
+		{"it ends by itself", "did not come back", func(t *tale, broken bool) {
+			t.event(Kill, 30, 30.1, pick(broken, Refused, OK), nil)
+			t.close(30.1)
+		}},
+		{"the database is damaged", "did not come back", func(t *tale, broken bool) {
+			t.ending(is("first", user))
+			t.r.Damage = pick(broken, "row 3 missing from index", "")
+		}},
+	} {
+		t.Run(c.check+"/"+c.name+"/refused", func(t *testing.T) {
+			for name, r := range judge(c.tell, true) {
+				if fired := len(r.Violations) > 0; fired != (name == c.check) {
+					t.Errorf("%s: %d violations: %s", name, len(r.Violations), strings.Join(r.Violations, "\n"))
+				}
+			}
+		})
+		t.Run(c.check+"/"+c.name+"/twin", func(t *testing.T) {
+			for name, r := range judge(c.tell, false) {
+				if len(r.Violations) > 0 {
+					t.Errorf("%s: %s", name, strings.Join(r.Violations, "\n"))
+				}
+				if name == c.check && r.Looked == 0 {
+					t.Error("the check looked at nothing")
+				}
+			}
+		})
+	}
+}
+
+func pick[T any](broken bool, bad, good T) T {
+	if broken {
+		return bad
+	}
+	return good
+}
+
+func judge(tell func(*tale, bool), broken bool) map[string]Result {
+	t := plain()
+	tell(t, broken)
+	c, results := NewCase(t.h, t.r, testBound), map[string]Result{}
+	for _, check := range Checks() {
+		results[check.Name] = check.Run(c)
+	}
+	return results
+}
+
+// TestReport has a report that is good only if everything was looked at and
+// nothing found.
+func TestReport(t *testing.T) {
+	story := plain()
+	story.spend(5, OK, "a")
+	story.entry(Create, 6, 6.1, OK, "second", stranger)
+	story.entry(Delete, 7, 7.1, OK, "second", 0)
+	story.call(8, OK, story.h[3].Added[0])
+	story.call(9, Refused, story.svid("second-1", "x509", "second"))
+	story.ending(is("first", user))
+	for name, c := range map[string]struct {
+		change func(*tale)
+		good   bool
+	}{
+		"good":         {func(*tale) {}, true},
+		"broken":       {func(t *tale) { t.ending() }, false},
+		"looked at no": {func(t *tale) { t.h = t.h[:5] }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			told := *story
+			c.change(&told)
+			var out bytes.Buffer
+			good, err := NewCase(told.h, told.r, testBound).Report(&out)
+			if err != nil || good != c.good {
+				t.Errorf("good is %t (%v), want %t; it printed\n%s", good, err, c.good, out.String())
+			}
+		})
+	}
+}

@@ -1,0 +1,102 @@
+// Command cmd kills and restarts `icp dev` under load and judges what was seen
+// from outside: `go run ./e2e/chaos/cmd -kills 10 -seed 1`.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/authsec-ai/icp/e2e/chaos"
+)
+
+func main() {
+	os.Exit(run())
+}
+
+// The exit statuses.
+const (
+	good       = 0
+	violated   = 1
+	failed     = 2
+	unfinished = 3
+)
+
+func run() int {
+	if len(os.Args) > 1 && os.Args[1] == chaos.ObserverCommand {
+		if err := chaos.Observe(os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, "observer:", err)
+			return failed
+		}
+		return good
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	code, err := chaosRun(ctx)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "chaos:", err)
+	}
+	return code
+}
+
+func chaosRun(ctx context.Context) (int, error) {
+	o := chaos.Options{Log: os.Stdout}
+	resume := ""
+	flag.StringVar(&o.Binary, "icp", "bin/icp", "the program to kill")
+	flag.IntVar(&o.Kills, "kills", 10, "how often to kill it, over all interruptions")
+	flag.Uint64Var(&o.Seed, "seed", 0, "what chooses requests and moments; 0 means any")
+	flag.DurationVar(&o.Bound, "bound", 2*time.Second, "within which a change must be seen")
+	flag.DurationVar(&o.Limit, "limit", 70*time.Minute, "after which the run is interrupted")
+	flag.StringVar(&resume, "resume", "", "folder of a run that was interrupted; seed and bound are those of then")
+	flag.Parse()
+	if o.Seed == 0 {
+		o.Seed = rand.Uint64N(1 << 32)
+	}
+	var err error
+	if o.Binary, err = filepath.Abs(o.Binary); err != nil {
+		return failed, err
+	}
+	if o.Dir = resume; resume == "" {
+		if o.Dir, err = newFolder(); err != nil {
+			return failed, err
+		}
+		fmt.Printf("seed %d, %d kills, in %s\n", o.Seed, o.Kills, o.Dir)
+	}
+	return judge(ctx, o)
+}
+
+// newFolder makes a folder that every user can walk into.
+func newFolder() (string, error) {
+	dir, err := os.MkdirTemp("/tmp", "icp-chaos-")
+	if err != nil {
+		return "", err
+	}
+	return dir, os.Chmod(dir, 0o755)
+}
+
+func judge(ctx context.Context, o chaos.Options) (int, error) {
+	began := time.Now()
+	c, err := chaos.Run(ctx, o)
+	switch {
+	case errors.Is(err, chaos.ErrUnfinished):
+		return unfinished, fmt.Errorf("interrupted; go on with -kills %d -resume %s", o.Kills, o.Dir)
+	case err != nil:
+		return failed, fmt.Errorf("%w; what there is stays in %s", err, o.Dir)
+	}
+	ok, err := c.Report(os.Stdout)
+	fmt.Printf("took %s\n", time.Since(began).Round(time.Second))
+	switch {
+	case err != nil:
+		return failed, err
+	case !ok:
+		return violated, fmt.Errorf("an invariant is broken, or was not looked at; history and logs stay in %s", o.Dir)
+	}
+	return good, os.RemoveAll(o.Dir)
+}

@@ -1,0 +1,96 @@
+package chaos
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"fmt"
+	"net/url"
+
+	_ "modernc.org/sqlite" // the driver of the file that is read
+)
+
+// Record is what the server's database says after the run.
+type Record struct {
+	Issued   []Issued
+	Entries  []Listed
+	Damage   string // what the database says of its own integrity, "" if it is sound
+	Unclosed int    // issuances whose end the server did not note
+}
+
+// Issued is one row of the issuance record.
+type Issued struct {
+	Serial string
+	Kind   string // "x509", "jwt" or "agent"
+	State  string // "intent", "issued" or "abandoned"
+	Entry  string // id, "" for an agent
+	ID     string // SPIFFE ID
+}
+
+// ReadRecord reads the database file of a server that has ended; it changes
+// nothing in it.
+func ReadRecord(ctx context.Context, path, tenant string) (Record, error) {
+	address := url.URL{Scheme: "file", OmitHost: true, Path: path, RawQuery: "mode=ro&_pragma=query_only(1)"}
+	db, err := sql.Open("sqlite", address.String())
+	if err != nil {
+		return Record{}, fmt.Errorf("open %s: %w", path, err)
+	}
+	defer db.Close()
+	var r Record
+	for _, step := range []func(context.Context, *sql.DB, string) error{r.readDamage, r.readIssued, r.readEntries} {
+		if err := step(ctx, db, tenant); err != nil {
+			return Record{}, fmt.Errorf("read %s: %w", path, err)
+		}
+	}
+	return r, nil
+}
+
+func (r *Record) readDamage(ctx context.Context, db *sql.DB, _ string) error {
+	var word string
+	if err := db.QueryRowContext(ctx, `PRAGMA integrity_check(1)`).Scan(&word); err != nil {
+		return err
+	}
+	if word != "ok" {
+		r.Damage = word
+	}
+	return nil
+}
+
+func (r *Record) readIssued(ctx context.Context, db *sql.DB, tenant string) error {
+	rows, err := db.QueryContext(ctx, `SELECT serial, kind, state, entry_id, spiffe_id FROM issuances WHERE tenant = ?`, tenant)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var i Issued
+		if err := rows.Scan(&i.Serial, &i.Kind, &i.State, &i.Entry, &i.ID); err != nil {
+			return err
+		}
+		if i.State == "intent" {
+			r.Unclosed++
+		}
+		r.Issued = append(r.Issued, i)
+	}
+	return rows.Err()
+}
+
+func (r *Record) readEntries(ctx context.Context, db *sql.DB, tenant string) error {
+	rows, err := db.QueryContext(ctx, `SELECT id, spec FROM entries WHERE tenant = ?`, tenant)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var l listedEntry
+		var spec []byte
+		if err := rows.Scan(&l.ID, &spec); err != nil {
+			return err
+		}
+		if err := json.Unmarshal(spec, &l); err != nil {
+			return err
+		}
+		r.Entries = append(r.Entries, l.listed())
+	}
+	return rows.Err()
+}

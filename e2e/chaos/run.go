@@ -1,0 +1,277 @@
+package chaos
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// Options of Run.
+type Options struct {
+	Binary string        // path of icp
+	Dir    string        // keeps everything; a run that was interrupted goes on from it
+	Seed   uint64        // of a new run
+	Kills  int           // in all, over interruptions
+	Bound  time.Duration // within which a change must be seen; of a new run
+	Limit  time.Duration // after which no further start begins
+	Log    io.Writer     // a line for each start
+}
+
+// ErrUnfinished says that a run ended before all kills were done; Run with the
+// same folder goes on.
+var ErrUnfinished = errors.New("the run is not finished")
+
+// progress is what a run keeps of itself beside the history.
+type progress struct {
+	Seed   uint64        `json:"seed"`
+	Bound  time.Duration `json:"bound"`
+	Done   int           `json:"done"`   // kills
+	Starts int           `json:"starts"` // in every name, so that none comes twice
+}
+
+// runner is one run.
+type runner struct {
+	Options   // seed and bound as they were when the run began
+	progress  progress
+	plane     *plane
+	deadline  time.Time
+	kept      []token
+	observers []*process
+}
+
+// Run kills and starts the product until there were enough kills, and gives
+// what is to be judged. The folder keeps what a later Run needs to go on.
+//
+// The observers are processes of the calling program: it must call Observe when
+// its first argument is ObserverCommand.
+func Run(ctx context.Context, o Options) (*Case, error) {
+	r, err := open(o)
+	if err != nil {
+		return nil, err
+	}
+	err = r.run(ctx)
+	r.plane.kill() // if it is still there
+	err = errors.Join(err, r.stopObservers(), r.plane.recorder.Close())
+	if err != nil {
+		return nil, err
+	}
+	return r.judge(ctx)
+}
+
+// open continues the run of the folder, or begins one.
+func open(o Options) (*runner, error) {
+	r := &runner{Options: o, progress: progress{Seed: o.Seed, Bound: o.Bound}, deadline: time.Now().Add(o.Limit)}
+	if err := r.load(); err != nil {
+		return nil, err
+	}
+	r.Seed, r.Bound = r.progress.Seed, r.progress.Bound
+	recorder, err := OpenRecorder(r.file("history.jsonl"))
+	if err != nil {
+		return nil, err
+	}
+	r.plane = &plane{recorder: recorder, binary: o.Binary, dir: r.file("dev"), watched: users()}
+	return r, r.closeInterrupted()
+}
+
+// users are those whose processes are watched: only root may run processes of
+// others.
+func users() []int {
+	if os.Getuid() == 0 {
+		return []int{0, 20001, 20002}
+	}
+	return []int{os.Getuid()}
+}
+
+func (r *runner) file(name string) string { return filepath.Join(r.Dir, name) }
+
+func (r *runner) load() error {
+	raw, err := os.ReadFile(r.file("progress.json"))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return r.save()
+	case err != nil:
+		return err
+	}
+	if err := json.Unmarshal(raw, &r.progress); err != nil {
+		return fmt.Errorf("read %s: %w", r.file("progress.json"), err)
+	}
+	return nil
+}
+
+func (r *runner) save() error {
+	raw, err := json.Marshal(r.progress)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(r.file("progress.new"), raw, 0o644); err != nil {
+		return fmt.Errorf("keep the progress: %w", err)
+	}
+	return os.Rename(r.file("progress.new"), r.file("progress.json"))
+}
+
+// closeInterrupted notes that the product ended with a harness that was killed:
+// no later than its last event.
+func (r *runner) closeInterrupted() error {
+	h, err := readHistoryFile(r.file("history.jsonl"))
+	if err != nil {
+		return err
+	}
+	if turns := h.of(Start, Kill); len(turns) > 0 && turns[len(turns)-1].Op == Start && turns[len(turns)-1].Outcome == OK {
+		last := h.end()
+		r.plane.recorder.Note(Event{Op: Kill, Start: last, End: last, Outcome: OK, Detail: "with its harness"})
+	}
+	return nil
+}
+
+func (r *runner) run(ctx context.Context) error {
+	for r.progress.Done < r.Kills {
+		if err := r.untilKilled(ctx); err != nil {
+			return err
+		}
+		r.progress.Done++
+		if err := r.save(); err != nil {
+			return err
+		}
+	}
+	return r.untilQuiet(ctx)
+}
+
+// untilKilled starts the product, puts load on it, and kills it at a moment
+// that the seed chooses: while it starts, soon after, or well into its work.
+func (r *runner) untilKilled(ctx context.Context) error {
+	rng := rand.New(rand.NewPCG(r.Seed, uint64(r.progress.Done)))
+	stillborn, life := time.Duration(0), 200*time.Millisecond+upTo(rng, 2*time.Second)
+	switch dice := rng.IntN(10); {
+	case dice == 0 && r.progress.Done > 0:
+		stillborn = 20*time.Millisecond + upTo(rng, 600*time.Millisecond)
+	case dice >= 4:
+		life = r.Bound + time.Second + upTo(rng, 16*time.Second)
+	}
+	entries, err := r.begin(ctx, stillborn)
+	if errors.Is(err, errStillborn) {
+		fmt.Fprintf(r.Log, "kill %d of %d: %s after its start began\n", r.progress.Done+1, r.Kills, stillborn.Round(time.Millisecond))
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(r.Log, "kill %d of %d: %s after it was ready, with %d entries\n", r.progress.Done+1, r.Kills, life.Round(time.Millisecond), len(entries))
+	return r.underLoad(ctx, entries, life, r.plane.kill)
+}
+
+// begin starts the product and looks at what it kept.
+func (r *runner) begin(ctx context.Context, stillborn time.Duration) ([]listedEntry, error) {
+	if ctx.Err() != nil || time.Now().After(r.deadline) {
+		return nil, ErrUnfinished
+	}
+	r.progress.Starts++
+	if err := r.save(); err != nil {
+		return nil, err
+	}
+	if err := r.plane.start(ctx, stillborn); err != nil {
+		return nil, err
+	}
+	entries, err := r.plane.list(ctx)
+	if err == nil {
+		err = r.plane.allowEcho(ctx)
+	}
+	if err == nil && r.observers == nil {
+		err = r.startObservers()
+	}
+	return entries, err
+}
+
+// underLoad has everybody ask for a time, calls end, and waits for them.
+func (r *runner) underLoad(ctx context.Context, entries []listedEntry, life time.Duration, end func()) error {
+	asking, stop := context.WithCancel(ctx)
+	defer stop()
+	done := make(chan struct{})
+	work := &load{plane: r.plane, cycle: r.progress.Starts, kept: &r.kept}
+	go func() {
+		defer close(done)
+		work.run(asking, r.Seed, entries)
+	}()
+	select {
+	case <-ctx.Done():
+	case <-r.plane.instance.Done():
+	case <-time.After(life):
+	}
+	end()
+	stop()
+	<-done
+	if ctx.Err() != nil {
+		return ErrUnfinished
+	}
+	return nil
+}
+
+// untilQuiet has a last run end as an operator would end it, when everything
+// has had the time to be seen.
+func (r *runner) untilQuiet(ctx context.Context) error {
+	entries, err := r.begin(ctx, 0)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(r.Log, "after %d kills: %d entries\n", r.progress.Done, len(entries))
+	if err := r.underLoad(ctx, entries, r.Bound, func() {}); err != nil {
+		return err
+	}
+	select {
+	case <-ctx.Done():
+		return ErrUnfinished
+	case <-time.After(r.Bound + time.Second):
+	}
+	return r.plane.stop()
+}
+
+// streams is how many each observer keeps open.
+const streams = 2
+
+func (r *runner) startObservers() error {
+	program, err := installObserver(r.Dir)
+	if err != nil {
+		return fmt.Errorf("install the observer: %w", err)
+	}
+	dev := r.plane.info
+	for _, uid := range r.plane.watched {
+		p, err := startObserver(program, watch{UID: uid, Seed: r.Seed, Streams: streams,
+			Socket: dev.AgentSocket, ProxyURL: dev.ProxyURL, ProxyID: dev.ProxyID()}, r.plane.recorder)
+		if err != nil {
+			return err
+		}
+		r.observers = append(r.observers, p)
+	}
+	return nil
+}
+
+func (r *runner) stopObservers() error {
+	var all error
+	for _, p := range r.observers {
+		all = errors.Join(all, p.stop())
+	}
+	r.observers = nil
+	return all
+}
+
+// judge puts the history beside the record.
+func (r *runner) judge(ctx context.Context) (*Case, error) {
+	h, err := readHistoryFile(r.file("history.jsonl"))
+	if err != nil {
+		return nil, err
+	}
+	record, err := ReadRecord(ctx, filepath.Join(r.plane.dir, "icp.db"), tenant)
+	if err != nil {
+		return nil, err
+	}
+	return NewCase(h, record, r.Bound), nil
+}
+
+// tenant of `icp dev`.
+const tenant = "dev"
