@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"sort"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -119,8 +120,13 @@ func (t *Telemetry) check(ctx context.Context, name string) error {
 	t.mu.Lock()
 	check := t.checks[name]
 	t.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
 	return check(ctx)
 }
+
+// checkTimeout is how long a part may take to say that it is ready.
+const checkTimeout = 2 * time.Second
 
 // Close flushes and releases the metrics pipeline.
 func (t *Telemetry) Close(ctx context.Context) error { return t.provider.Shutdown(ctx) }

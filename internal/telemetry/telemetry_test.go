@@ -44,6 +44,16 @@ func TestReadyOnlyWhenEveryCheckPasses(t *testing.T) {
 	}
 }
 
+// TestReadyAnswersInTime has a part that hangs, as a database does behind a
+// firewall that drops: the answer comes, and names it.
+func TestReadyAnswersInTime(t *testing.T) {
+	tel := newTelemetry(t)
+	tel.AddCheck("store", func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
+	if status, body := get(tel, "/readyz"); status != 503 || !strings.Contains(body, `"store"`) {
+		t.Errorf("with a check that hangs: %d %s", status, body)
+	}
+}
+
 func TestHistogramsInSecondsHaveBucketsForMilliseconds(t *testing.T) {
 	tel := newTelemetry(t)
 	h, err := tel.Meter.Float64Histogram("icp_test_duration", metric.WithUnit("s"))

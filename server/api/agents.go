@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/authsec-ai/icp/identity"
-	"github.com/authsec-ai/icp/internal/wire"
 )
 
 // agentView is a node with what its times mean now.
@@ -22,7 +21,7 @@ func agentViewOf(n identity.Node, now time.Time) agentView {
 		v.Status = "banned"
 	case now.After(n.ExpiresAt):
 		v.Status = "expired"
-	case now.Sub(n.LastSeen) > touchEvery+wire.Silence:
+	case now.Sub(n.LastSeen) > 2*touchEvery:
 		v.Status = "stale"
 	}
 	return v

@@ -1,9 +1,13 @@
 package api
 
 import (
+	"bytes"
+	"encoding/json"
+	"fmt"
 	"io"
 	"mime"
 	"net/http"
+	"reflect"
 	"strings"
 
 	"github.com/authsec-ai/icp/identity"
@@ -18,19 +22,28 @@ const (
 	strict                  // JSON from people: an unknown field is an error
 	curlDefault             // strict, also under the content type that curl sends unasked
 	tolerant                // JSON from agents: unknown fields are ignored, so that versions can differ
+	stranger                // tolerant, from those who have yet to say who they are
 )
 
 const (
-	maxBodyBytes = 1 << 20 // from people
-	maxWireBytes = 4 << 20 // from agents: 500 signing requests with their selectors
+	maxBodyBytes     = 1 << 20  // from people
+	maxWireBytes     = 4 << 20  // from agents: 500 signing requests with their selectors
+	maxStrangerBytes = 64 << 10 // from anybody: one signing request, and evidence
 )
 
 func (b body) limit() int64 {
-	if b == tolerant {
+	switch b {
+	case tolerant:
 		return maxWireBytes
+	case stranger:
+		return maxStrangerBytes
 	}
 	return maxBodyBytes
 }
+
+// ignoresUnknown reports whether fields and parameters that are not known count
+// as those of a newer version.
+func (b body) ignoresUnknown() bool { return b == tolerant || b == stranger }
 
 // checkContentType accepts JSON, and requests that don't say what they are.
 func (b body) checkContentType(header http.Header) error {
@@ -68,8 +81,63 @@ func (b body) read(r *http.Request) ([]byte, error) {
 
 // decode reads one JSON document into the struct that into points to.
 func (b body) decode(raw []byte, into any) error {
-	if b == tolerant {
+	if b.ignoresUnknown() {
 		return strictjson.DecodeKnown(raw, into)
 	}
 	return strictjson.Decode(raw, into)
+}
+
+// decodePatch reads what current becomes by the merge patch raw (RFC 7396) into
+// the struct that into points to, which is of current's type and empty. encoding/json
+// by itself would leave what is null as it was, which reads like a withdrawal.
+func (b body) decodePatch(current any, raw []byte, into any) error {
+	if err := b.decode(raw, reflect.New(reflect.TypeOf(current)).Interface()); err != nil {
+		return err
+	}
+	document, err := json.Marshal(current)
+	if err != nil {
+		return fmt.Errorf("encode what is to be patched: %w", err)
+	}
+	target, err := readJSON(document)
+	if err != nil {
+		return err
+	}
+	patch, err := readJSON(raw)
+	if err != nil {
+		return err
+	}
+	if document, err = json.Marshal(merge(target, patch)); err != nil {
+		return fmt.Errorf("encode what was patched: %w", err)
+	}
+	return b.decode(document, into)
+}
+
+// readJSON keeps numbers as they are written.
+func readJSON(raw []byte) (v any, err error) {
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.UseNumber()
+	if err := dec.Decode(&v); err != nil {
+		return nil, fmt.Errorf("read a document that was read before: %w", err)
+	}
+	return v, nil
+}
+
+// merge is MergePatch of RFC 7396 section 2. It may change target.
+func merge(target, patch any) any {
+	changes, ok := patch.(map[string]any)
+	if !ok {
+		return patch
+	}
+	object, ok := target.(map[string]any)
+	if !ok {
+		object = map[string]any{}
+	}
+	for name, value := range changes {
+		if value == nil {
+			delete(object, name)
+			continue
+		}
+		object[name] = merge(object[name], value)
+	}
+	return object
 }

@@ -20,10 +20,7 @@ type entryBody struct {
 
 // entryBodyOf is the body that would write the entry's Spec as it is.
 func entryBodyOf(e identity.Entry) entryBody {
-	b := entryBody{SPIFFEID: e.SPIFFEID.String(), ParentID: e.ParentID.String(), Spec: e.Spec}
-	// A list in a patch must not be written over the one that the old Spec holds.
-	b.Selectors, b.DNSNames, b.Gateway = nil, nil, nil
-	return b
+	return entryBody{SPIFFEID: e.SPIFFEID.String(), ParentID: e.ParentID.String(), Spec: e.Spec}
 }
 
 func (b entryBody) spec() (identity.Spec, error) {
@@ -134,8 +131,9 @@ func (a *API) replaceEntry(c *call) error {
 	return a.updateEntry(c, tenant, ifRevision, in)
 }
 
-// patchEntry sets the fields that the body has. It is based on the revision
-// that it reads, or that If-Match names, and never on a mixture.
+// patchEntry sets the fields that the body has, and unsets those that are null
+// there. It is based on the revision that it reads, or that If-Match names, and
+// never on a mixture.
 func (a *API) patchEntry(c *call) error {
 	raw, err := c.read()
 	if err != nil {
@@ -157,28 +155,14 @@ func (a *API) patchEntry(c *call) error {
 	if err != nil {
 		return err
 	}
-	in := entryBodyOf(old)
-	if err := c.route.body.decode(raw, &in); err != nil {
+	var in entryBody
+	if err := c.route.body.decodePatch(entryBodyOf(old), raw, &in); err != nil {
 		return err
 	}
-	in.keepLists(old)
 	if ifRevision == 0 {
 		ifRevision = old.Revision
 	}
 	return a.updateEntry(c, tenant, ifRevision, in)
-}
-
-// keepLists gives back the lists that a patch did not name.
-func (b *entryBody) keepLists(old identity.Entry) {
-	if b.Selectors == nil {
-		b.Selectors = old.Selectors
-	}
-	if b.DNSNames == nil {
-		b.DNSNames = old.DNSNames
-	}
-	if b.Gateway == nil {
-		b.Gateway = old.Gateway
-	}
 }
 
 func (a *API) updateEntry(c *call, tenant string, ifRevision int64, in entryBody) error {

@@ -37,6 +37,11 @@ func TestJoinToken(t *testing.T) {
 			t.Error("the listing shows the secret")
 		}
 	})
+	t.Run("T-46/a stranger's body is small", func(t *testing.T) {
+		big := func(n int) string { return `{"method": "join_token", "data": "` + strings.Repeat("x", n) + `"}` }
+		w.as("").do("POST", wire.PathAttest, big(1<<16)).want(t, 413, nil)
+		w.as("").do("POST", wire.PathAttest, big(1<<15)).want(t, 400, nil)
+	})
 	t.Run("NA-3/used once", func(t *testing.T) {
 		token := a.joinToken(nil)
 		attest(token, "once").want(t, 200, nil)
@@ -209,6 +214,33 @@ func TestTwoHolders(t *testing.T) {
 	t.Run("T-28/twin", func(t *testing.T) {
 		n.renew().want(t, 200, nil)
 	})
+}
+
+func TestAgentStatus(t *testing.T) {
+	w := newWorld(t)
+	a := w.newTenant("acme")
+	n := a.attest("n1")
+	is := func(want string) {
+		t.Helper()
+		var got struct{ Status string }
+		var all page[struct{ Status string }]
+		a.as(store.Viewer).do("GET", "/api/v1/agents/n1", "").want(t, 200, &got)
+		a.as(store.Viewer).do("GET", "/api/v1/agents", "").want(t, 200, &all)
+		if got.Status != want || all.Items[0].Status != want {
+			t.Errorf("status %q, in the list %q, want %q", got.Status, all.Items[0].Status, want)
+		}
+	}
+	is("ok")
+	w.clock.Advance(31 * time.Second) // two times of noting that it is there
+	t.Run("SV-13/silent", func(t *testing.T) { is("stale") })
+	t.Run("SV-13/twin", func(t *testing.T) {
+		open[wire.SyncFrame](n.client, wire.PathSync).next(done)
+		is("ok")
+	})
+	w.clock.Advance(time.Hour)
+	t.Run("SV-13/expired", func(t *testing.T) { is("expired") })
+	a.admin.do("POST", "/api/v1/agents/n1/ban", "").want(t, 204, nil)
+	t.Run("SV-13/banned", func(t *testing.T) { is("banned") })
 }
 
 // leaver is a store in front of which a caller hangs up as soon as its renewal is refused.

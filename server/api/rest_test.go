@@ -103,6 +103,22 @@ func TestEntries(t *testing.T) {
 			t.Errorf("the list is still there: %v", emptied.DNSNames)
 		}
 	})
+	t.Run("SV-4/patch with null unsets", func(t *testing.T) {
+		var got identity.Entry
+		a.admin.do("PATCH", path, `{"gateway": ["llm"], "hint": "x", "renew_at": 0.5, "dns_names": ["web.acme.example"]}`).want(t, 200, nil)
+		a.admin.do("PATCH", path, `{"gateway": null, "hint": null, "renew_at": null}`, "Content-Type: application/merge-patch+json").want(t, 200, &got)
+		if len(got.Gateway) != 0 || got.Hint != "" || got.RenewAt != 0 || len(got.DNSNames) != 1 {
+			t.Errorf("got %+v", got)
+		}
+		a.admin.do("PATCH", path, `{"selectors": null}`).want(t, 400, nil)
+		var tn store.Tenant
+		a.admin.do("PATCH", "/api/v1/tenants/acme", `{"settings": {"any_node": true, "max_ttl": "2h"}}`).want(t, 200, nil)
+		a.admin.do("PATCH", "/api/v1/tenants/acme", `{"settings": {"any_node": null}}`).want(t, 200, &tn)
+		if tn.Settings.AnyNode || tn.Settings.MaxTTL != identity.Duration(2*time.Hour) {
+			t.Errorf("got %+v", tn.Settings)
+		}
+		a.admin.do("PATCH", "/api/v1/tenants/acme", `{"settings": {"max_ttl": null}}`).want(t, 200, nil)
+	})
 	t.Run("SV-4/put replaces", func(t *testing.T) {
 		read := a.admin.do("GET", path, "").want(t, 200, nil)
 		body := doc(map[string]any{"spiffe_id": e.SPIFFEID, "parent_id": e.ParentID, "selectors": []string{"unix:uid:7"}})
@@ -201,7 +217,14 @@ func TestTenantLimits(t *testing.T) {
 		delete(body, "parent_id")
 		a.admin.do("POST", "/api/v1/workloads", doc(body)).want(t, 400, nil)
 		a.admin.do("PATCH", "/api/v1/tenants/acme", `{"settings": {"any_node": true}}`).want(t, 200, nil)
-		a.admin.do("POST", "/api/v1/workloads", doc(body)).want(t, 201, nil)
+		var free identity.Entry
+		a.admin.do("POST", "/api/v1/workloads", doc(body)).want(t, 201, &free)
+		var p struct{ ID string }
+		if a.admin.do("PATCH", "/api/v1/tenants/acme", `{"settings": {"any_node": false}}`).want(t, 409, &p); p.ID != free.ID {
+			t.Errorf("the conflict names %q, want %q", p.ID, free.ID)
+		}
+		a.admin.do("DELETE", "/api/v1/workloads/"+free.ID, "").want(t, 204, nil)
+		a.admin.do("PATCH", "/api/v1/tenants/acme", `{"settings": {"any_node": false}}`).want(t, 200, nil)
 	})
 }
 

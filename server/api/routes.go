@@ -96,7 +96,7 @@ func (a *API) routes() []route {
 
 		{get, v1 + "/audit", auditors, []string{"before", "limit"}, none, a.listEvents},
 
-		{post, wire.PathAttest, public, nil, tolerant, a.attest},
+		{post, wire.PathAttest, public, nil, stranger, a.attest},
 		{post, wire.PathRenew, returningAgent, nil, tolerant, a.renew},
 		{get, wire.PathSync, agent, []string{"epoch", "revision"}, none, a.sync},
 		{post, wire.PathSign, agent, nil, tolerant, a.sign},

@@ -163,7 +163,7 @@ func parseQuery(r route, raw string) (url.Values, error) {
 	}
 	for name, list := range values {
 		known := slices.Contains(r.query, name) || (name == "tenant_id" && r.access.roles() != nil)
-		if !known && r.body != tolerant {
+		if !known && !r.body.ignoresUnknown() {
 			return nil, identity.Errorf(identity.Invalid, "query parameter %q is not known here", identity.Clip(name))
 		}
 		if len(list) > 1 {

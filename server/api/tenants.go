@@ -48,7 +48,7 @@ func (a *API) getTenant(c *call) error {
 	return c.json(http.StatusOK, t)
 }
 
-// settingsBody changes those settings that it names.
+// settingsBody changes those settings that it names; null unsets one.
 type settingsBody struct {
 	Settings store.Settings `json:"settings"`
 }
@@ -62,8 +62,12 @@ func (a *API) updateTenant(c *call) error {
 	if err != nil {
 		return err
 	}
-	in := settingsBody{Settings: old.Settings}
-	if err := c.bind(&in); err != nil {
+	raw, err := c.read()
+	if err != nil {
+		return err
+	}
+	var in settingsBody
+	if err := c.route.body.decodePatch(settingsBody{Settings: old.Settings}, raw, &in); err != nil {
 		return err
 	}
 	t, err := a.Registry.UpdateSettings(c.ctx, c.by(), tenant, in.Settings)

@@ -5,7 +5,9 @@ import (
 	"context"
 	"crypto"
 	"encoding/hex"
+	"strings"
 	"time"
+	"unicode"
 
 	"github.com/authsec-ai/icp/identity"
 	"github.com/authsec-ai/icp/internal/audit"
@@ -135,7 +137,10 @@ func (c *CA) check(b *batch, read func(i int) error) {
 	owner := map[string]string{} // entry that a key was first seen with
 	for i := range b.asks {
 		a := &b.asks[i]
-		if a.err = read(i); a.err != nil || a.spki == nil {
+		if a.err = a.checkNames(); a.err == nil {
+			a.err = read(i)
+		}
+		if a.err != nil || a.spki == nil {
 			continue
 		}
 		if first, seen := owner[string(a.spki)]; seen && first != a.entryID {
@@ -144,6 +149,20 @@ func (c *CA) check(b *batch, read func(i int) error) {
 		}
 		owner[string(a.spki)] = a.entryID
 	}
+}
+
+// maxName bounds what an agent names things by; the store keeps it.
+const maxName = 128 // bytes
+
+// checkNames refuses names that some database would not keep, for it would
+// refuse the whole batch.
+func (a *ask) checkNames() error {
+	for _, name := range [...]struct{ field, text string }{{"request_id", a.requestID}, {"entry_id", a.entryID}, {"evidence", a.evidence}} {
+		if len(name.text) > maxName || strings.ContainsFunc(name.text, unicode.IsControl) {
+			return identity.Errorf(identity.Invalid, "%s has %d bytes; at most %d and no control characters are accepted", name.field, len(name.text), maxName)
+		}
+	}
+	return nil
 }
 
 // loadEntries finds the tenant and the entries that are asked for.

@@ -68,6 +68,9 @@ func TestBatch(t *testing.T) {
 		"T-05/refused/no such entry":          {func(i *wire.SignItem) { i.EntryID = "nothing" }, identity.Denied, "no entry"},
 		"old revision":                        {func(i *wire.SignItem) { i.EntryRevision-- }, identity.Denied, "revision"},
 		"selectors that do not match":         {func(i *wire.SignItem) { i.Selectors = selectors("unix:uid:1001", "unix:gid:1000") }, identity.Denied, "selectors"},
+		"long request id":                     {func(i *wire.SignItem) { i.RequestID = strings.Repeat("r", maxName+1) }, identity.Invalid, "request_id has 129 bytes"},
+		"long evidence":                       {func(i *wire.SignItem) { i.Evidence = strings.Repeat("e", maxName+1) }, identity.Invalid, "evidence has 129 bytes"},
+		"NUL in the entry's id":               {func(i *wire.SignItem) { i.EntryID += "\x00" }, identity.Invalid, "entry_id has"},
 		"no selectors":                        {func(i *wire.SignItem) { i.Selectors = nil }, identity.Denied, "selectors"},
 		"T-08/refused/request is garbage":     {func(i *wire.SignItem) { i.CSR = []byte("garbage") }, identity.Invalid, "PKCS #10"},
 	}

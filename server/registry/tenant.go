@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/authsec-ai/icp/identity"
@@ -43,11 +44,27 @@ func (r *Registry) UpdateSettings(ctx context.Context, by Caller, tenant string,
 	if err != nil {
 		return store.Tenant{}, err
 	}
+	if old.Settings.AnyNode && !s.AnyNode {
+		if err := r.checkAllHaveParents(ctx, tenant); err != nil {
+			return store.Tenant{}, err
+		}
+	}
 	ev := r.event(by, tenant, "tenant.settings", tenant, old.Settings, s)
 	if err := r.store.UpdateSettings(ctx, tenant, s, ev); err != nil {
 		return store.Tenant{}, err
 	}
 	return r.store.Tenant(ctx, tenant)
+}
+
+// checkAllHaveParents refuses to take any_node back while there are entries that
+// every agent still gets SVIDs for.
+func (r *Registry) checkAllHaveParents(ctx context.Context, tenant string) error {
+	free, _, err := r.store.EntriesByParent(ctx, tenant, "")
+	if err != nil || len(free) == 0 {
+		return err
+	}
+	return &identity.Error{Code: identity.Conflict, ID: free[0].ID,
+		Message: fmt.Sprintf("%d entries have no parent, and any agent may ask for them; give each a parent_id or delete it first", len(free))}
 }
 
 // Tenant gives one tenant.

@@ -259,7 +259,7 @@ type Issuances interface {
 	Revocations(ctx context.Context, tenant string, now time.Time) ([]identity.Revocation, error)
 	// Revoked reports whether one serial is revoked.
 	Revoked(ctx context.Context, tenant, serial string) (bool, error)
-	// Prune drops issuance records and revocations that expired before then.
+	// Prune drops issuance records, revocations and join tokens that expired before then.
 	Prune(ctx context.Context, before time.Time) error
 }
 

@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -83,7 +84,7 @@ func Open(ctx context.Context, cfg Config, tel *telemetry.Telemetry) (*ControlPl
 	if err := os.MkdirAll(cfg.DataDir, 0o755); err != nil {
 		return nil, fmt.Errorf("make the data folder: %w", err)
 	}
-	certificate, caFile, err := loadCertificate(cfg)
+	certificate, caFile, err := loadCertificate(cfg, tel.Log)
 	if err != nil {
 		return nil, err
 	}
@@ -135,7 +136,7 @@ func openStore(ctx context.Context, cfg Config, tel *telemetry.Telemetry) (store
 
 type certificateFunc = func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 
-func loadCertificate(cfg Config) (certificateFunc, string, error) {
+func loadCertificate(cfg Config, log *slog.Logger) (certificateFunc, string, error) {
 	if (cfg.TLS.CertFile == "") != (cfg.TLS.KeyFile == "") {
 		return nil, "", errors.New("tls: cert_file and key_file go together")
 	}
@@ -146,7 +147,7 @@ func loadCertificate(cfg Config) (certificateFunc, string, error) {
 		}
 		return func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &cert, nil }, "", nil
 	}
-	own := &ownCertificate{dir: cfg.DataDir, hosts: cfg.TLS.Hosts}
+	own := &ownCertificate{dir: cfg.DataDir, hosts: cfg.TLS.Hosts, log: log}
 	if _, err := own.get(nil); err != nil {
 		return nil, "", fmt.Errorf("make a TLS certificate: %w", err)
 	}
@@ -158,22 +159,30 @@ func loadCertificate(cfg Config) (certificateFunc, string, error) {
 type ownCertificate struct {
 	dir   string
 	hosts []string
+	log   *slog.Logger
 
 	mu     sync.Mutex
 	cert   tls.Certificate
-	loaded time.Time
+	due    time.Time // when to look again whether it has to be made anew
 	caFile string
 }
 
 func (o *ownCertificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if now := time.Now(); now.Sub(o.loaded) > time.Hour {
-		cert, caFile, err := servertls.LoadOrCreate(o.dir, o.hosts, now)
-		if err != nil {
-			return nil, err
-		}
-		o.cert, o.caFile, o.loaded = cert, caFile, now
+	now := time.Now()
+	if now.Before(o.due) {
+		return &o.cert, nil
+	}
+	cert, caFile, err := servertls.LoadOrCreate(o.dir, o.hosts, now)
+	switch {
+	case err == nil:
+		o.cert, o.caFile, o.due = cert, caFile, now.Add(time.Hour)
+	case o.cert.Leaf == nil || now.After(o.cert.Leaf.NotAfter):
+		return nil, err
+	default: // what is at hand is good for weeks
+		o.log.Error("the server's TLS certificate could not be looked after; trying again in a minute", "error", err)
+		o.due = now.Add(time.Minute)
 	}
 	return &o.cert, nil
 }

@@ -1,9 +1,12 @@
 package controlplane
 
 import (
+	"bytes"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/authsec-ai/icp/internal/telemetry"
 	"github.com/authsec-ai/icp/server/secret"
@@ -61,4 +64,34 @@ func TestAdminToken(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestCertificateOutlivesItsFiles breaks the folder of a running server: new
+// connections get the certificate that it has.
+func TestCertificateOutlivesItsFiles(t *testing.T) {
+	dir := t.TempDir()
+	cfg := Defaults()
+	cfg.DataDir = dir
+	_, caFile, err := loadCertificate(cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := &ownCertificate{dir: dir, hosts: cfg.TLS.Hosts, log: slog.New(slog.DiscardHandler)}
+	before, err := own.get(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(caFile, []byte("damaged"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	own.due = time.Now() // an hour later
+	after, err := own.get(nil)
+	if err != nil || !bytes.Equal(after.Certificate[0], before.Certificate[0]) {
+		t.Errorf("the certificate is %v (%v), want the one before", after, err)
+	}
+	t.Run("not without one", func(t *testing.T) {
+		if _, _, err := loadCertificate(cfg, slog.New(slog.DiscardHandler)); err == nil {
+			t.Error("a start goes on without a certificate")
+		}
+	})
 }

@@ -378,13 +378,21 @@ func testPrune(t *testing.T, open Opener) {
 		get(record(t, s, tenant, short))(t)
 		get(record(t, s, tenant, newIntent(e, "a2", "r2")))(t)
 		must(t, s.DeleteEntry(ctx, tenant, "e1", start, event("entry.delete")))
+		unused, kept := newToken(tenant, "unused"), newToken(tenant, "kept")
+		unused.ExpiresAt = start.Add(time.Minute)
+		must(t, s.CreateJoinToken(ctx, unused, event("token.create")))
+		must(t, s.CreateJoinToken(ctx, kept, event("token.create")))
 	}
 	must(t, s.Prune(ctx, start.Add(time.Minute))) // nothing has expired before then
 	equal(t, "revocations before", len(get(s.Revocations(ctx, "a", start))(t)), 2)
+	equal(t, "join tokens before", len(get(s.JoinTokens(ctx, "a"))(t)), 2)
 	must(t, s.Prune(ctx, start.Add(time.Minute+time.Millisecond)))
 	for _, tenant := range []string{"a", "b"} {
 		sameList(t, "revocations of "+tenant, revokedSerials(t, s, tenant), []string{"a2"})
 		refused(t, second(s.Issued(ctx, tenant, "a1")), identity.NotFound)
 		get(s.Issued(ctx, tenant, "a2"))(t)
+		if tokens := get(s.JoinTokens(ctx, tenant))(t); len(tokens) != 1 || tokens[0].ID != "kept" {
+			t.Errorf("join tokens of %s: %+v; want the one that has not expired", tenant, tokens)
+		}
 	}
 }

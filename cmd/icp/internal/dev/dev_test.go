@@ -82,7 +82,7 @@ func TestStarts(t *testing.T) {
 			t.Fatal(err, setErr, tokensErr)
 		}
 		if len(found) != entries || len(set.Policies) != policies || len(tokens) != joinTokens {
-			t.Errorf("%d entries, %d policies, %d join tokens; want %d, %d, %d",
+			t.Fatalf("%d entries, %d policies, %d join tokens; want %d, %d, %d",
 				len(found), len(set.Policies), len(tokens), entries, policies, joinTokens)
 		}
 		return control

@@ -56,9 +56,11 @@ const pruneStep = 5000 // rows in one transaction, so that others get their turn
 
 // Prune implements store.Issuances.
 func (db *DB) Prune(ctx context.Context, before time.Time) error {
-	for _, table := range []string{"issuances", "revocations"} {
+	for _, what := range []struct{ table, key string }{
+		{"issuances", "tenant, serial"}, {"revocations", "tenant, serial"}, {"join_tokens", "tenant, id"},
+	} {
 		for {
-			n, err := db.pruneOnce(ctx, table, before)
+			n, err := db.pruneOnce(ctx, what.table, what.key, before)
 			if err != nil {
 				return err
 			}
@@ -70,11 +72,11 @@ func (db *DB) Prune(ctx context.Context, before time.Time) error {
 	return nil
 }
 
-func (db *DB) pruneOnce(ctx context.Context, table string, before time.Time) (int64, error) {
+func (db *DB) pruneOnce(ctx context.Context, table, key string, before time.Time) (int64, error) {
 	var n int64
 	err := db.write(ctx, "prune "+table, Scope{Across: true}, func(ctx context.Context, t *tx) (err error) {
-		n, err = t.exec(ctx, `DELETE FROM `+table+` WHERE (tenant, serial) IN
-			(SELECT tenant, serial FROM `+table+` WHERE expires_at < $1 LIMIT $2)`, toMicro(before), pruneStep)
+		n, err = t.exec(ctx, `DELETE FROM `+table+` WHERE (`+key+`) IN
+			(SELECT `+key+` FROM `+table+` WHERE expires_at < $1 LIMIT $2)`, toMicro(before), pruneStep)
 		return err
 	})
 	if err != nil {
