@@ -13,7 +13,7 @@ import (
 // Bodies that wait to be judged share one bounded memory, of which one caller
 // gets a part; what is judged and sent gives its part back.
 func TestBodyMemory(t *testing.T) {
-	r := start(t, withConfig(func(c *Config) { c.MaxBufferedBytes, c.Routes[0].MaxBodyBytes = 1<<20, 256<<10 - 1 }))
+	r := start(t, withConfig(func(c *Config) { c.MaxBufferedBytes, c.Routes[0].MaxBodyBytes = 1<<20, 256<<10-1 }))
 	half := `{"model":"customer-service-llm","a":"` + strings.Repeat("a", 100<<10)
 	hold := func(cert tls.Certificate) io.Closer {
 		conn, err := tls.Dial("tcp", r.addr, tlsClient(cert))
