@@ -129,7 +129,23 @@ func (c *Compiled) add(subject string, r *rule) {
 	for _, path := range r.policy.Paths {
 		list := rs.paths.slot(path)
 		*list = append(*list, r)
+		if other := twin(path); r.deny && other != "" {
+			list := rs.paths.slot(other)
+			*list = append(*list, r)
+		}
 	}
+}
+
+// twin gives an exact path with its final '/' taken away or added, "" for one
+// that has no such twin.
+func twin(path string) string {
+	switch base, slash := strings.CutSuffix(path, "/"); {
+	case path == "/" || strings.HasSuffix(path, "/**"):
+		return ""
+	case slash:
+		return base
+	}
+	return path + "/"
 }
 
 // withoutScheme saves two segments on every look-up.

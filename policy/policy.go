@@ -32,6 +32,7 @@ const (
 // A subject or path that ends in "/**" stands for everything below it, by whole
 // segments: "spiffe://td/a/**" matches spiffe://td/a/b and spiffe://td/a/b/c,
 // but neither spiffe://td/a itself nor spiffe://td/ab. "/**" matches every path.
+// Many servers take /a and /a/ for the same, so a deny for either covers both.
 //
 // An empty Subjects, Methods or Paths is refused. With an empty Models (Tools)
 // the policy does not speak of models (tools): an allow then matches only

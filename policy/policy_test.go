@@ -278,3 +278,25 @@ func wantInvalid(t *testing.T, want string, policies ...policy.Policy) {
 		t.Errorf("got %v, want it invalid with %q", err, want)
 	}
 }
+
+// A final '/' is no way around a deny, and gains nothing from an allow.
+func TestDenyCoversFinalSlash(t *testing.T) {
+	wide, deny, exact := allow("wide", "spiffe://td/bot"), allow("deny", "spiffe://td/bot"), allow("exact", "spiffe://td/other")
+	wide.Paths, wide.Models = []string{"/**"}, nil
+	deny.Effect, deny.Paths, deny.Models = policy.Deny, []string{"/admin", "/list/"}, nil
+	exact.Paths, exact.Models = []string{"/admin"}, nil
+	compiled := compile(t, wide, deny, exact)
+	for _, row := range []struct {
+		subject, path string
+		want          bool
+	}{
+		{"bot", "/admin", false}, {"bot", "/admin/", false}, {"bot", "/list", false}, {"bot", "/list/", false},
+		{"bot", "/admins", true}, {"bot", "/admin/x", true}, {"bot", "/", true},
+		{"other", "/admin", true}, {"other", "/admin/", false},
+	} {
+		req := policy.Request{Subject: spiffeid.RequireFromString("spiffe://td/" + row.subject), Service: wide.Service, Method: wide.Methods[0], Path: row.path}
+		if d := compiled.Decide(req); d.Allowed != row.want {
+			t.Errorf("%s %s: %+v", row.subject, row.path, d)
+		}
+	}
+}

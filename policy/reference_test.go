@@ -38,7 +38,9 @@ func covers(p *policy.Policy, req policy.Request) bool {
 	return anyOf(p.Subjects, func(s string) bool { return below(s, req.Subject.String()) }) &&
 		p.Service == req.Service &&
 		anyOf(p.Methods, func(m string) bool { return m == "*" || m == req.Method }) &&
-		anyOf(p.Paths, func(s string) bool { return below(s, req.Path) }) &&
+		anyOf(p.Paths, func(s string) bool {
+			return below(s, req.Path) || p.Effect == policy.Deny && strings.TrimSuffix(s, "/") == strings.TrimSuffix(req.Path, "/")
+		}) &&
 		speaksOf(p, p.Models, req.Model) &&
 		speaksOf(p, p.Tools, req.Tool) &&
 		shortLived(p, req)

@@ -111,7 +111,7 @@ func upstreamProblem(err error) *refusal {
 func (x *exchange) relay(req *http.Request, resp *http.Response, secret string) {
 	switch {
 	case resp.StatusCode == http.StatusSwitchingProtocols:
-		x.upgrade(req, resp)
+		x.upgrade(req, resp, secret)
 		return
 	case x.endpoint.Kind == llm.List && resp.StatusCode == http.StatusOK:
 		x.relayList(resp)

@@ -72,7 +72,11 @@ func (x *exchange) checkHead() *refusal {
 		return refusal
 	}
 	var refusal *refusal
-	x.target, refusal = parseTarget(x.r.RequestURI)
+	raw := x.r.RequestURI
+	if x.peer.head != nil { // HTTP/2 has no absolute form
+		raw = originForm(raw)
+	}
+	x.target, refusal = parseTarget(raw)
 	return refusal
 }
 

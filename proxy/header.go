@@ -49,10 +49,11 @@ func newStripper(secrets []string) stripper {
 }
 
 // fold gives the form in which names are compared. Gateways that turn header
-// names into variables take '_' and '.' for '-'.
+// names into variables make one character of '-' and, some of them, of all that
+// is neither a letter nor a digit.
 func fold(name string) string {
 	return strings.Map(func(r rune) rune {
-		if r == '_' || r == '.' {
+		if (r < 'a' || r > 'z') && (r < '0' || r > '9') {
 			return '-'
 		}
 		return r

@@ -3,6 +3,7 @@ package proxy
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -18,6 +19,7 @@ func TestIdentityHeaders(t *testing.T) {
 		{"P-12-xfcc", "X_Forwarded_Client_Cert: URI=spiffe://td.test/admin\r\n"},
 		{"P-12-spiffe", "x_spiffe_id: spiffe://td.test/admin\r\n"},
 		{"P-12-mixed", "X_Spiffe-ID: spiffe://td.test/admin\r\nx.spiffe.id: spiffe://td.test/admin\r\n"},
+		{"P-12-other-marks", "X~Spiffe|Id: spiffe://td.test/admin\r\nX'Forwarded+Client!Cert: URI=spiffe://td.test/admin\r\n"},
 		{"P-13", "Connection: X-Spiffe-Id, X-Forwarded-Client-Cert, X-Named\r\nX-Named: gone\r\nX-Spiffe-Id: spiffe://td.test/admin\r\n"},
 		{"V-49", "X-Spiffe-Id: spiffe://td.test/admin\r\nX-SPIFFE-ID: spiffe://td.test/root\r\n"},
 		{"P-15", "X-HTTP-Method-Override: DELETE\r\nX-Method-Override: DELETE\r\nX_HTTP_Method: DELETE\r\n"},
@@ -155,4 +157,38 @@ func TestCredentialEcho(t *testing.T) {
 			t.Errorf("%d %q", g.status, g.body)
 		}
 	})
+}
+
+// Nor does it when it switches protocols.
+func TestCredentialEchoAfterUpgrade(t *testing.T) {
+	r := start(t, withConfig(func(c *Config) { c.Routes[1].Credential = c.Routes[0].Credential }),
+		withUpstream(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			credential := req.Header.Get("Authorization")
+			conn, _, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				return
+			}
+			defer conn.Close()
+			_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
+				"X-Key: "+credential+"\r\nX-Kept: yes\r\n\r\nbefore "+credential+" after")
+		})))
+	conn, in, header := r.upgrade(r.ca.issue(t, "/bot"))
+	defer conn.Close()
+	t.Run("P-22/refused/upgrade-body", func(t *testing.T) {
+		r := r.as(t)
+		rest, _ := io.ReadAll(in) // it breaks off
+		if string(rest) != "before Bearer " {
+			t.Errorf("the caller got %q", rest)
+		}
+		r.eventually("its audit line", func() bool {
+			list := r.records()
+			return len(list) == 1 && list[0].End == endEcho
+		})
+	})
+	t.Run("P-22/refused/upgrade-header", func(t *testing.T) {
+		if text := header.Get("X-Key"); text != "" {
+			t.Errorf("the caller got %q", text)
+		}
+	})
+	t.Run("P-22/twin/upgrade-header", func(t *testing.T) { checkHeader(t, header, "X-Kept", "yes") })
 }

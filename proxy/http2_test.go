@@ -75,6 +75,8 @@ func TestHTTP2Fields(t *testing.T) {
 		{"P-30-upper-case", request("/echo/x", "p", [2]string{"X-A", "b"}), "", []string{"400", "reset", "closed"}},
 		{"P-30-length", request("/echo/x", "p", [2]string{"content-length", "2"}), "abcd", []string{"400", "408", "502", "reset"}},
 		{"P-43", request("echo/x", "p"), "", []string{"400", "reset"}},
+		{"P-43-absolute", request("https://p/echo/x", "p"), "", []string{"400", "reset"}},
+		{"P-44", request("https://other/echo/x", "p"), "", []string{"400", "reset"}},
 		{"P-47", request("/echo/x", "p", [2]string{"host", "other"}), "", []string{"400"}},
 		{"P-45", append([][2]string{{":method", "get"}}, request("/echo/x", "p")[1:]...), "", []string{"405"}},
 	} {

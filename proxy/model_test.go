@@ -191,6 +191,16 @@ func TestModelList(t *testing.T) {
 			}
 		})
 	}
+	t.Run("P-61/listed-twice/refused", func(t *testing.T) {
+		r := start(t, withUpstream(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = w.Write([]byte(`{"object":"list","has_more":false,"models":[{"name":"financial-analysis-llm"}],"first_id":"financial-analysis-llm",
+				"data":[{"id":"financial-analysis-llm"},{"id":"customer-service-llm"}]}`))
+		})))
+		g := r.mustDo(r.client(false, r.ca.issue(t, "/sales-bot")), "GET", "/v1/models", "", nil)
+		if g.body != `{"data":[{"id":"customer-service-llm"}],"has_more":false,"object":"list"}` {
+			t.Error(g.status, g.body)
+		}
+	})
 	t.Run("P-61/refused", func(t *testing.T) {
 		r := r.as(t)
 		r.setPolicies(policy.Policy{Name: "none", Effect: policy.Deny, Subjects: []string{"spiffe://td.test/**"}, Service: "llm", Methods: []string{"*"}, Paths: []string{"/**"}})

@@ -309,6 +309,12 @@ func TestWebSocket(t *testing.T) {
 
 func (r *rig) openWebSocket(cert tls.Certificate) (*tls.Conn, *bufio.Reader) {
 	r.tb.Helper()
+	conn, in, _ := r.upgrade(cert)
+	return conn, in
+}
+
+func (r *rig) upgrade(cert tls.Certificate) (*tls.Conn, *bufio.Reader, http.Header) {
+	r.tb.Helper()
 	conn, err := tls.Dial("tcp", r.addr, tlsClient(cert))
 	must(r.tb, err)
 	must(r.tb, conn.SetDeadline(time.Now().Add(20*time.Second)))
@@ -320,7 +326,7 @@ func (r *rig) openWebSocket(cert tls.Certificate) (*tls.Conn, *bufio.Reader) {
 	if resp.StatusCode != 101 {
 		r.tb.Fatal(resp.Status)
 	}
-	return conn, in
+	return conn, in, resp.Header
 }
 
 // A configuration that can't work is refused with one clear line.

@@ -25,7 +25,6 @@ type target struct {
 // parseTarget takes the request target apart. It refuses every path that
 // servers read in more than one way, instead of choosing one.
 func parseTarget(raw string) (target, *refusal) {
-	raw = originForm(raw)
 	path, query, question := strings.Cut(raw, "?")
 	if bad := checkPath(path); bad != "" {
 		return target{}, malformed("path-not-canonical", bad)

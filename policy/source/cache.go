@@ -4,9 +4,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/authsec-ai/icp/identity"
@@ -21,12 +23,21 @@ type snapshot struct {
 	Revocations []identity.Revocation `json:"revocations"`
 }
 
-// loadSnapshot reads the cache; an absent one gives nil.
+// loadSnapshot reads the cache; an absent one gives nil. What it says is in
+// force for a while, so one that others could have written is refused.
 func loadSnapshot(path string) (*snapshot, error) {
-	raw, err := os.ReadFile(path)
+	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	if err := checkOwn(file); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	raw, err := io.ReadAll(io.LimitReader(file, 2*maxSetBytes))
 	if err != nil {
 		return nil, err
 	}
@@ -35,6 +46,24 @@ func loadSnapshot(path string) (*snapshot, error) {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return &s, nil
+}
+
+// checkOwn wants a regular file that nobody but this user or root could write.
+func checkOwn(file *os.File) error {
+	info, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	switch {
+	case !info.Mode().IsRegular():
+		return errors.New("it is not a regular file")
+	case !ok || stat.Uid != 0 && int(stat.Uid) != os.Geteuid():
+		return errors.New("it belongs to another user; remove it")
+	case info.Mode().Perm()&0o022 != 0:
+		return fmt.Errorf("others can write it (mode %04o); remove it", info.Mode().Perm())
+	}
+	return nil
 }
 
 // set gives the policies, strictly parsed.

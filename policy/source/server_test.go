@@ -396,6 +396,31 @@ func TestServerCache(t *testing.T) {
 			t.Errorf("decides %s", got)
 		}
 	})
+	for name, spoil := range map[string]func(t *testing.T, path string){
+		"others may write it": func(t *testing.T, path string) { must(t, os.Chmod(path, 0o620)) },
+		"a link": func(t *testing.T, path string) {
+			must(t, os.Rename(path, path+".real"))
+			must(t, os.Symlink(path+".real", path))
+		},
+		"another user's": func(t *testing.T, path string) { must(t, os.Chown(path, 12345, -1)) },
+	} {
+		t.Run("P-65/"+name, func(t *testing.T) {
+			if name == "another user's" && os.Geteuid() != 0 {
+				t.Fatal("run the tests as root: they give a file away")
+			}
+			raw, err := os.ReadFile(cache)
+			must(t, err)
+			path := filepath.Join(t.TempDir(), "policies.cache")
+			must(t, os.WriteFile(path, raw, 0o600))
+			spoil(t, path)
+			gw := newGateway()
+			server, _ := followServer(t, p, gw, func(c *source.ServerConfig) { c.CacheFile, c.Lease = path, time.Hour })
+			eventually(t, func() bool { return server.State().Failures > 0 }, true)
+			if got := gw.decides(); got != policy.ReasonNoSet {
+				t.Errorf("decides %s", got)
+			}
+		})
+	}
 	t.Run("damaged", func(t *testing.T) {
 		if err := os.WriteFile(cache, []byte(`{"policies"`), 0o600); err != nil {
 			t.Fatal(err)
@@ -484,4 +509,11 @@ func newKey(t *testing.T) *ecdsa.PrivateKey {
 		t.Fatal(err)
 	}
 	return key
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
 }

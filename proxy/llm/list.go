@@ -31,15 +31,19 @@ func FilterList(raw []byte, allowed func(model string) bool) ([]byte, error) {
 	return remake(list, kept)
 }
 
-// remake writes the list with the kept items. The cursors of Anthropic's form
-// go: they name models.
+// remake writes the list with the kept items, and of what else it says only what
+// names no models: some servers list them once more under another key, and the
+// cursors of Anthropic's form are names.
 func remake(list map[string]json.RawMessage, kept []json.RawMessage) ([]byte, error) {
 	data, err := json.Marshal(kept)
 	if err != nil {
 		return nil, fmt.Errorf("write the list of models: %w", err)
 	}
-	list["data"] = data
-	delete(list, "first_id")
-	delete(list, "last_id")
-	return json.Marshal(list)
+	made := map[string]json.RawMessage{"data": data}
+	for _, key := range []string{"object", "has_more"} {
+		if value, ok := list[key]; ok {
+			made[key] = value
+		}
+	}
+	return json.Marshal(made)
 }
