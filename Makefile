@@ -58,8 +58,8 @@ bench: deps build ## measure, beside the raw floor and nginx, and print the tabl
 	@go run ./bench
 
 .PHONY: chaos
-chaos: build ## kill icp dev under load KILLS times (default 10, SEED=n repeats) and judge what was seen
-	@go run ./e2e/chaos/cmd -kills $(or $(KILLS),10) -seed $(or $(SEED),0)
+chaos: build ## kill icp dev under load KILLS times (default 10; SEED=n repeats, FLAGS=-apart) and judge
+	@go run ./e2e/chaos/cmd -kills $(or $(KILLS),10) -seed $(or $(SEED),0) $(FLAGS)
 
 .PHONY: fuzz
 fuzz: ## each fuzz target for FUZZTIME (default 30s)
