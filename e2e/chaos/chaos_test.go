@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -25,7 +26,7 @@ func TestMain(m *testing.M) {
 // TestThreeKills is `make chaos`, short.
 func TestThreeKills(t *testing.T) {
 	var log bytes.Buffer
-	o := Options{Binary: stage.Program(t, "icp"), Dir: stage.Folder(t), Seed: uint64(time.Now().UnixNano()), Kills: 3,
+	o := Options{Bin: filepath.Dir(stage.Program(t, "icp")), Dir: stage.Folder(t), Seed: uint64(time.Now().UnixNano()), Kills: 3,
 		Bound: 5 * time.Second, Limit: 5 * time.Minute, Log: &log}
 	c, err := Run(t.Context(), o)
 	if err != nil {

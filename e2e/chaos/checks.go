@@ -403,17 +403,26 @@ func ExpiredServed(c *Case) (r Result) {
 }
 
 // LiveRefused finds requests that the proxy did not let through although their
-// entry existed and their SVID had not expired.
+// entry existed and their SVID had not expired, and JWT-SVIDs that the agent did
+// not give although their entry was for that user.
 func LiveRefused(c *Case) (r Result) {
-	for _, e := range c.History.of(Call) {
-		at := span{e.Start, e.End}
+	for _, e := range c.History.of(Call, Fetch) {
+		if e.Shown == nil || e.End.IsZero() {
+			continue // a Fetch of whatever there is
+		}
+		due := exists
+		if e.Op == Fetch {
+			due = ofUser(e.UID)
+		} else if !e.End.Before(e.Shown.NotAfter) {
+			continue
+		}
 		l := c.lifeOf(e.Shown.Serial)
-		if e.End.IsZero() || l == nil || !e.End.Before(e.Shown.NotAfter) || !coveredBy(at, c.settledAll(l.during(exists))) {
+		if l == nil || !coveredBy(span{e.Start, e.End}, c.settledAll(l.during(due))) {
 			continue
 		}
 		r.Looked++
 		if e.Outcome != OK {
-			r.add("the proxy did not let %s through at %s (event %d): %s", e.Shown.ID, clock(e.Start), e.N, e.Detail)
+			r.add("%s as %s was refused at %s (event %d): %s", e.Op, e.Shown.ID, clock(e.Start), e.N, e.Detail)
 		}
 	}
 	return r

@@ -148,6 +148,15 @@ func TestChecks(t *testing.T) {
 			t.entry(Delete, 7, 7.1, Unknown, "second", 0)
 			t.ending(is("first", user))
 		}},
+		{"a live entry is not there to be deleted", "lost committed entry", func(t *tale, broken bool) {
+			t.entry(Create, 5, 5.1, OK, "second", stranger)
+			t.event(Delete, 6, 6.1, pick(broken, Refused, OK), func(e *Event) {
+				if e.Entry = "id-second"; broken {
+					e.Detail = notFound
+				}
+			})
+			t.ending(is("first", user))
+		}},
 		{"the database has less than the server said", "lost committed entry", func(t *tale, broken bool) {
 			t.ending(is("first", user))
 			t.r.Entries = []Listed{}
@@ -335,6 +344,16 @@ func TestChecks(t *testing.T) {
 		}},
 		{"the proxy refuses a live entry", "live identity refused", func(t *tale, broken bool) {
 			t.call(8, pick(broken, Refused, OK), t.svid("first-2", "x509", "first"))
+			t.ending(is("first", user))
+		}},
+		{"a JWT-SVID of a live entry is refused", "live identity refused", func(t *tale, broken bool) {
+			token := t.svid("token-1", "jwt", "first")
+			t.event(Fetch, 8, 8.1, pick(broken, Refused, OK), func(e *Event) {
+				e.UID, e.Shown = user, &t.h[3].Added[0]
+				if e.Detail = "PermissionDenied"; !broken {
+					e.Tokens = []SVID{token}
+				}
+			})
 			t.ending(is("first", user))
 		}},
 		{"a restart fails", "did not come back", func(t *tale, broken bool) {

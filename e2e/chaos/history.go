@@ -61,15 +61,14 @@ type Event struct {
 	UID   int      `json:"uid,omitempty"`   // owner of an entry after the operation (Nobody for none); user of a process that asks
 	List  []Listed `json:"list,omitempty"`  // what List answered
 
-	Token  string `json:"token,omitempty"` // id of a join token
-	Node   string `json:"node,omitempty"`  // SPIFFE ID that a node was given
-	Serial string `json:"serial,omitempty"`
+	Token string `json:"token,omitempty"` // id of a join token
+	Node  string `json:"node,omitempty"`  // SPIFFE ID that a node was given
 
 	Stream  string `json:"stream,omitempty"`
 	Added   []SVID `json:"added,omitempty"`   // what the stream's message has more than the one before
 	Removed []SVID `json:"removed,omitempty"` // and less; of Open nothing
 	Tokens  []SVID `json:"tokens,omitempty"`  // what Fetch answered
-	Shown   *SVID  `json:"shown,omitempty"`   // what Call presented
+	Shown   *SVID  `json:"shown,omitempty"`   // what Call presented; whose identity Fetch named; what Spend got
 }
 
 // Listed is one entry in the answer to List.

@@ -52,6 +52,10 @@ func (l *life) turn(at time.Time, states ...state) {
 
 // undergo takes in an operation that brings the entry to a state.
 func (l *life) undergo(e Event, to state) {
+	if e.Outcome == Refused && e.Detail == notFound {
+		l.look(e, absent)
+		return
+	}
 	before := l.now().states
 	either := append(slices.Clone(before), to)
 	l.turn(e.Start, either...)
@@ -59,10 +63,6 @@ func (l *life) undergo(e Event, to state) {
 	case OK:
 		l.turn(e.End, to)
 	case Refused:
-		if e.Detail == notFound {
-			l.look(e, absent)
-			return
-		}
 		l.turn(e.End, before...)
 	}
 }

@@ -234,11 +234,12 @@ func (o *observer) fetchTokens(ctx context.Context, rng *rand.Rand) {
 	}
 	defer closeConn()
 	for pause(ctx, rng, 500*time.Millisecond) {
+		e := Event{Op: Fetch, UID: o.UID}
 		req := &workload.JWTSVIDRequest{Audience: []string{fmt.Sprintf("audience-%d", rng.IntN(20))}}
 		if id := o.pool.any(rng); id != nil && rng.IntN(2) == 0 {
-			req.SpiffeId = id.noted.ID
+			req.SpiffeId, e.Shown = id.noted.ID, &id.noted
 		}
-		e := Event{Op: Fetch, Start: time.Now(), UID: o.UID}
+		e.Start = time.Now()
 		answer, err := client.FetchJWTSVID(outgoing(ctx), req)
 		e.End, e.Outcome = time.Now(), OK
 		if err != nil {

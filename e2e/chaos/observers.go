@@ -10,14 +10,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"syscall"
 )
 
 // process is an observer as its harness sees it.
 type process struct {
+	*child
 	stdin io.Closer
-	done  chan error // gets one, when it has ended and all it said is noted
+	noted chan error // gets one, when all that it said is noted
 }
 
 // installObserver puts this program where every user can run it.
@@ -43,47 +43,31 @@ func installObserver(dir string) (string, error) {
 	return path, errors.Join(err, out.Close())
 }
 
-// startObserver runs program as the user of w and notes what it says. The
-// kernel kills it if this program dies.
+// startObserver runs program as the user of w and notes what it says.
 func startObserver(program string, w watch, r *Recorder) (*process, error) {
 	cmd := exec.Command(program, ObserverCommand)
-	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	said, says := io.Pipe()
+	cmd.Stdout, cmd.Stderr = says, os.Stderr
 	if w.UID != os.Getuid() {
-		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(w.UID), Gid: uint32(w.UID)}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(w.UID), Gid: uint32(w.UID)}}
 	}
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		return nil, err
 	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
+	p := &process{stdin: stdin, noted: make(chan error, 1)}
+	if p.child, err = launch("an observer", cmd); err != nil {
 		return nil, err
 	}
-	p := &process{stdin: stdin, done: make(chan error, 1)}
-	started := make(chan error, 1)
-	go p.run(cmd, stdout, r, started)
-	if err := <-started; err != nil {
-		return nil, fmt.Errorf("start an observer: %w", err)
-	}
+	go func() { p.noted <- noteAll(said, r) }()
+	go func() {
+		<-p.done
+		says.Close() // everything has been copied by now
+	}()
 	if err := json.NewEncoder(stdin).Encode(w); err != nil {
 		return nil, errors.Join(fmt.Errorf("tell an observer what to watch: %w", err), p.stop())
 	}
 	return p, nil
-}
-
-// run keeps the thread that started the child: the parent-death signal is tied
-// to it.
-func (p *process) run(cmd *exec.Cmd, stdout io.Reader, r *Recorder, started chan<- error) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	if err := cmd.Start(); err != nil {
-		started <- err
-		return
-	}
-	started <- nil
-	err := noteAll(stdout, r)
-	p.done <- errors.Join(err, cmd.Wait())
 }
 
 func noteAll(in io.Reader, r *Recorder) error {
@@ -103,5 +87,7 @@ func noteAll(in io.Reader, r *Recorder) error {
 // stop ends it and waits until all it said is noted.
 func (p *process) stop() error {
 	_ = p.stdin.Close() // it may have ended
-	return <-p.done
+	err := <-p.noted
+	<-p.done
+	return errors.Join(err, p.err)
 }

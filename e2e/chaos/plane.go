@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -13,16 +14,33 @@ import (
 	"github.com/authsec-ai/icp/e2e/icpdev"
 )
 
-// plane is the product that is killed and started again, with its history.
+// product is what is killed and started again.
+type product interface {
+	// start runs what does not run, and returns when all of it answers. After
+	// an error nothing runs.
+	start(ctx context.Context) (icpdev.Info, error)
+	// kill ends a part or all of it with SIGKILL and says which.
+	kill(rng *rand.Rand) string
+	// end ends whatever runs.
+	end()
+	// stop ends all of it as an operator would.
+	stop() error
+	// ended is closed when a part has ended; ask anew after each start.
+	ended() <-chan struct{}
+	// failure says which part has ended by itself, "" if none.
+	failure() string
+	// database is the path of the server's.
+	database() string
+}
+
+// plane is a product with its history.
 type plane struct {
+	product  product
 	recorder *Recorder
-	binary   string // of icp
-	dir      string
 	watched  []int // users whose processes are observed
 
-	instance *icpdev.Instance // nil while it is down
-	info     icpdev.Info      // of the last start
-	admin    *icpdev.Admin
+	info  icpdev.Info // of the last start
+	admin *icpdev.Admin
 }
 
 // startWithin bounds a start; icp dev itself gives up after 30 seconds.
@@ -31,8 +49,8 @@ const startWithin = 45 * time.Second
 // errStillborn says that a start was cut short on purpose.
 var errStillborn = errors.New("killed while it started")
 
-// start starts the product. One that is to be stillborn is killed after that
-// time, unless it was ready before.
+// start starts the product. A start that is to be stillborn is cut off after
+// that time, unless it was ready before.
 func (p *plane) start(ctx context.Context, stillborn time.Duration) error {
 	e := p.recorder.Begin(Event{Op: Start})
 	limit := startWithin
@@ -41,7 +59,7 @@ func (p *plane) start(ctx context.Context, stillborn time.Duration) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	instance, err := icpdev.Start(ctx, icpdev.Options{Binary: p.binary, Dir: p.dir})
+	info, err := p.product.start(ctx)
 	switch {
 	case err == nil:
 		e.Outcome = OK
@@ -56,40 +74,34 @@ func (p *plane) start(ctx context.Context, stillborn time.Duration) error {
 	if err != nil {
 		return err
 	}
-	p.instance, p.info = instance, instance.Info
-	p.admin, err = instance.Admin()
+	p.info = info
+	p.admin, err = info.Admin()
 	return err
 }
 
 // kill ends the product as a power cut would. One that has ended by itself is
-// noted as Refused.
-func (p *plane) kill() {
-	if p.instance == nil {
-		return
-	}
+// noted as Refused. It says what was killed.
+func (p *plane) kill(rng *rand.Rand) string {
 	e := p.recorder.Begin(Event{Op: Kill})
 	e.Outcome = OK
-	select {
-	case <-p.instance.Done():
-		e.Outcome, e.Detail = Refused, "it had ended by itself: "+p.instance.Tail()
-	default:
-		p.instance.Kill()
+	failure := p.product.failure()
+	e.Detail = p.product.kill(rng)
+	if failure != "" {
+		e.Outcome, e.Detail = Refused, "ended by itself: "+failure
 	}
 	p.recorder.End(e)
-	p.instance = nil
+	return e.Detail
 }
 
-// stop ends the product as an operator would.
-func (p *plane) stop() error {
-	e := p.recorder.Begin(Event{Op: Kill, Detail: "SIGTERM"})
-	err := p.instance.Stop()
+// stop ends the product as an operator would. A check tells of what goes wrong.
+func (p *plane) stop() {
+	e := p.recorder.Begin(Event{Op: Kill, Detail: "SIGTERM", Outcome: OK})
+	err := p.product.stop()
 	e.Outcome = OK
 	if err != nil {
 		e.Outcome, e.Detail = Refused, err.Error()
 	}
 	p.recorder.End(e)
-	p.instance = nil
-	return err
 }
 
 // ask sends one administrative request, and says in e what came of it. An

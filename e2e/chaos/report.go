@@ -37,7 +37,7 @@ func (c *Case) Report(out io.Writer) (bool, error) {
 
 func (c *Case) summarize(out io.Writer) {
 	count := map[Op]int{}
-	unanswered, kills := 0, -1 // the last end is no kill
+	unanswered, refused, kills := 0, 0, -1 // the last end is no kill
 	for _, e := range c.History {
 		switch {
 		case e.Op == Kill, e.Op == Start && e.Outcome == Unknown:
@@ -46,10 +46,12 @@ func (c *Case) summarize(out io.Writer) {
 			count[e.Op]++
 		case e.Outcome == Unknown:
 			unanswered++
+		case e.Op == Create, e.Op == Update, e.Op == Delete:
+			refused++
 		}
 	}
-	fmt.Fprintf(out, "%d kills; %d entries created, %d changed, %d deleted; %d nodes let in; %d credentials seen, %d on record, %d of them without their end; %d requests allowed by the proxy; %d operations without an answer\n",
-		kills, count[Create], count[Update], count[Delete], count[Spend], DuplicateSerial(c).Looked, len(c.Record.Issued), c.Record.Unclosed, count[Call], unanswered)
+	fmt.Fprintf(out, "%d kills; %d entries created, %d changed, %d deleted, %d changes refused; %d nodes let in; %d credentials seen, %d on record, %d of them without their end; %d requests allowed by the proxy; %d operations without an answer\n",
+		kills, count[Create], count[Update], count[Delete], refused, count[Spend], DuplicateSerial(c).Looked, len(c.Record.Issued), c.Record.Unclosed, count[Call], unanswered)
 	took := c.Latencies()
 	if len(took) == 0 {
 		return

@@ -15,13 +15,16 @@ import (
 
 // Options of Run.
 type Options struct {
-	Binary string        // path of icp
-	Dir    string        // keeps everything; a run that was interrupted goes on from it
-	Seed   uint64        // of a new run
-	Kills  int           // in all, over interruptions
-	Bound  time.Duration // within which a change must be seen; of a new run
-	Limit  time.Duration // after which no further start begins
-	Log    io.Writer     // a line for each start
+	Bin string // folder of the programs
+	// Apart kills icp-server, icp-agent and agentauth-proxy one by one, instead
+	// of icp dev; of a new run.
+	Apart bool
+	Dir   string        // keeps everything; a run that was interrupted goes on from it
+	Seed  uint64        // of a new run
+	Kills int           // in all, over interruptions
+	Bound time.Duration // within which a change must be seen; of a new run
+	Limit time.Duration // after which no further start begins
+	Log   io.Writer     // a line for each start
 }
 
 // ErrUnfinished says that a run ended before all kills were done; Run with the
@@ -31,6 +34,7 @@ var ErrUnfinished = errors.New("the run is not finished")
 // progress is what a run keeps of itself beside the history.
 type progress struct {
 	Seed   uint64        `json:"seed"`
+	Apart  bool          `json:"apart"`
 	Bound  time.Duration `json:"bound"`
 	Done   int           `json:"done"`   // kills
 	Starts int           `json:"starts"` // in every name, so that none comes twice
@@ -57,7 +61,7 @@ func Run(ctx context.Context, o Options) (*Case, error) {
 		return nil, err
 	}
 	err = r.run(ctx)
-	r.plane.kill() // if it is still there
+	r.plane.product.end()
 	err = errors.Join(err, r.stopObservers(), r.plane.recorder.Close())
 	if err != nil {
 		return nil, err
@@ -67,16 +71,19 @@ func Run(ctx context.Context, o Options) (*Case, error) {
 
 // open continues the run of the folder, or begins one.
 func open(o Options) (*runner, error) {
-	r := &runner{Options: o, progress: progress{Seed: o.Seed, Bound: o.Bound}, deadline: time.Now().Add(o.Limit)}
+	r := &runner{Options: o, progress: progress{Seed: o.Seed, Apart: o.Apart, Bound: o.Bound}, deadline: time.Now().Add(o.Limit)}
 	if err := r.load(); err != nil {
 		return nil, err
 	}
-	r.Seed, r.Bound = r.progress.Seed, r.progress.Bound
+	r.Seed, r.Apart, r.Bound = r.progress.Seed, r.progress.Apart, r.progress.Bound
 	recorder, err := OpenRecorder(r.file("history.jsonl"))
 	if err != nil {
 		return nil, err
 	}
-	r.plane = &plane{recorder: recorder, binary: o.Binary, dir: r.file("dev"), watched: users()}
+	r.plane = &plane{recorder: recorder, product: &whole{binary: filepath.Join(o.Bin, "icp"), dir: r.file("dev")}, watched: users()}
+	if r.Apart {
+		r.plane.product = &apart{bin: o.Bin, dir: r.file("apart")}
+	}
 	return r, r.closeInterrupted()
 }
 
@@ -163,7 +170,7 @@ func (r *runner) untilKilled(ctx context.Context) error {
 		return err
 	}
 	fmt.Fprintf(r.Log, "kill %d of %d: %s after it was ready, with %d entries\n", r.progress.Done+1, r.Kills, life.Round(time.Millisecond), len(entries))
-	return r.underLoad(ctx, entries, life, r.plane.kill)
+	return r.underLoad(ctx, entries, life, func() { fmt.Fprintf(r.Log, "  killed %s\n", r.plane.kill(rng)) })
 }
 
 // begin starts the product and looks at what it kept.
@@ -200,7 +207,7 @@ func (r *runner) underLoad(ctx context.Context, entries []listedEntry, life time
 	}()
 	select {
 	case <-ctx.Done():
-	case <-r.plane.instance.Done():
+	case <-r.plane.product.ended():
 	case <-time.After(life):
 	}
 	end()
@@ -228,7 +235,8 @@ func (r *runner) untilQuiet(ctx context.Context) error {
 		return ErrUnfinished
 	case <-time.After(r.Bound + time.Second):
 	}
-	return r.plane.stop()
+	r.plane.stop()
+	return nil
 }
 
 // streams is how many each observer keeps open.
@@ -266,7 +274,7 @@ func (r *runner) judge(ctx context.Context) (*Case, error) {
 	if err != nil {
 		return nil, err
 	}
-	record, err := ReadRecord(ctx, filepath.Join(r.plane.dir, "icp.db"), tenant)
+	record, err := ReadRecord(ctx, r.plane.product.database(), tenant)
 	if err != nil {
 		return nil, err
 	}

@@ -49,18 +49,25 @@ func run() int {
 func chaosRun(ctx context.Context) (int, error) {
 	o := chaos.Options{Log: os.Stdout}
 	resume := ""
-	flag.StringVar(&o.Binary, "icp", "bin/icp", "the program to kill")
+	flag.StringVar(&o.Bin, "bin", "bin", "folder of the programs to kill")
+	flag.BoolVar(&o.Apart, "apart", false, "kill icp-server, icp-agent and agentauth-proxy one by one, instead of icp dev")
 	flag.IntVar(&o.Kills, "kills", 10, "how often to kill it, over all interruptions")
 	flag.Uint64Var(&o.Seed, "seed", 0, "what chooses requests and moments; 0 means any")
-	flag.DurationVar(&o.Bound, "bound", 2*time.Second, "within which a change must be seen")
+	flag.DurationVar(&o.Bound, "bound", 0, "within which a change must be seen; 0 means 2s, and 5s for -apart, where parts find each other again")
 	flag.DurationVar(&o.Limit, "limit", 70*time.Minute, "after which the run is interrupted")
-	flag.StringVar(&resume, "resume", "", "folder of a run that was interrupted; seed and bound are those of then")
+	flag.StringVar(&resume, "resume", "", "folder of a run that was interrupted; seed, bound and programs are those of then")
 	flag.Parse()
 	if o.Seed == 0 {
 		o.Seed = rand.Uint64N(1 << 32)
 	}
+	if o.Bound == 0 {
+		o.Bound = 2 * time.Second
+		if o.Apart {
+			o.Bound = 5 * time.Second
+		}
+	}
 	var err error
-	if o.Binary, err = filepath.Abs(o.Binary); err != nil {
+	if o.Bin, err = filepath.Abs(o.Bin); err != nil {
 		return failed, err
 	}
 	if o.Dir = resume; resume == "" {
