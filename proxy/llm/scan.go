@@ -23,7 +23,8 @@ type body struct {
 // scan reads a JSON object (RFC 8259, I-JSON's rule on keys) in one pass. It
 // refuses whatever some reader would take in another way: anything after the
 // object, a byte order mark, invalid UTF-8, repeated keys at the top level, a
-// "model" key in another case, and lists of models to choose from.
+// "model" key in another case, lists of models to choose from, and models of
+// tools.
 func scan(raw []byte) (body, *Error) {
 	if !utf8.Valid(raw) {
 		return body{}, notJSON("is not UTF-8")
@@ -153,6 +154,9 @@ func (s *scanner) member(key string, found *body) *Error {
 	if key == "model" {
 		return s.model(found)
 	}
+	if key == "tools" && s.peek() == '[' {
+		return s.tools()
+	}
 	if strings.EqualFold(key, "model") {
 		return malformed("ambiguous-model", `the request body has a key that is "model" in another case`)
 	}
@@ -163,6 +167,50 @@ func (s *scanner) member(key string, found *body) *Error {
 	}
 	if !s.value(1) {
 		return notJSON("is not valid JSON")
+	}
+	return nil
+}
+
+// tools reads the tools of a request. Some run a model of their own, which the
+// caller may name; it would need a decision of its own, so it is refused.
+func (s *scanner) tools() *Error {
+	more := s.open(']')
+	for more {
+		if err := s.tool(); err != nil {
+			return err
+		}
+		var err *Error
+		if more, err = s.next(']'); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tool reads one tool. What is deeper in it, such as the schema of its
+// parameters, names no model to run.
+func (s *scanner) tool() *Error {
+	if s.peek() != '{' {
+		if !s.value(2) {
+			return notJSON("is not valid JSON")
+		}
+		return nil
+	}
+	more := s.open('}')
+	for more {
+		key, err := s.key()
+		if err != nil {
+			return err
+		}
+		if strings.EqualFold(key, "model") {
+			return malformed("ambiguous-model", `the request body names a model in "tools"`)
+		}
+		if !s.value(3) {
+			return notJSON("is not valid JSON")
+		}
+		if more, err = s.next('}'); err != nil {
+			return err
+		}
 	}
 	return nil
 }
