@@ -71,5 +71,5 @@ func (a access) text() string {
 }
 
 func (b body) text() string {
-	return map[body]string{none: "", strict: "strict", curlDefault: "strict", tolerant: "tolerant"}[b]
+	return map[body]string{none: "", strict: "strict", curlDefault: "strict", tolerant: "tolerant", stranger: "tolerant"}[b]
 }
