@@ -46,8 +46,12 @@ type plane struct {
 // startWithin bounds a start; icp dev itself gives up after 30 seconds.
 const startWithin = 45 * time.Second
 
-// errStillborn says that a start was cut short on purpose.
-var errStillborn = errors.New("killed while it started")
+var (
+	// errStillborn says that a start was cut short on purpose.
+	errStillborn = errors.New("killed while it started")
+	// errNotBack says that a start failed by itself.
+	errNotBack = errors.New("it did not start")
+)
 
 // start starts the product. A start that is to be stillborn is cut off after
 // that time, unless it was ready before.
@@ -68,7 +72,7 @@ func (p *plane) start(ctx context.Context, stillborn time.Duration) error {
 	case errors.Is(ctx.Err(), context.Canceled):
 		e.Detail, err = ctx.Err().Error(), ctx.Err()
 	default:
-		e.Outcome, e.Detail = Refused, err.Error()
+		e.Outcome, e.Detail, err = Refused, err.Error(), fmt.Errorf("%w: %w", errNotBack, err)
 	}
 	p.recorder.End(e)
 	if err != nil {
