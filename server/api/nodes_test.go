@@ -161,6 +161,9 @@ func TestComeBack(t *testing.T) {
 		if _, _, err := n.svidOrRefusal(e); err == nil {
 			t.Error("a banned agent still signs")
 		}
+		if ev := must(w.store.Events(t.Context(), a.id, 0, 1))(t)[0]; ev.Actor != n.id || ev.Outcome != audit.Denied || ev.Action != "POST "+wire.PathSign {
+			t.Errorf("the last event is %+v, want the denial", ev)
+		}
 		n.renew().want(t, 403, nil)
 		w.clock.Advance(outage)
 		n.renew().want(t, 403, nil)

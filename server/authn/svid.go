@@ -16,14 +16,15 @@ import (
 )
 
 // Agent establishes an agent from the chain that it presented (leaf first). It
-// must be the node's current SVID, and the node not banned.
+// must be the node's current SVID, and the node not banned. With Denied it gives
+// whom, for the record.
 func (a *Authenticator) Agent(ctx context.Context, chain []*x509.Certificate) (Principal, error) {
 	p, err := a.agentNow(ctx, chain)
 	if err == nil {
 		p, err = a.withNode(ctx, p)
 	}
 	if err != nil {
-		return Principal{}, err
+		return p, err
 	}
 	if p.Serial != p.Node.Serial {
 		return Principal{}, identity.Errorf(identity.Unauthenticated, "this agent SVID was replaced by a newer one; connect again with that")
