@@ -1,7 +1,9 @@
 # Everything a developer runs. 'make help' lists the targets.
 export GOFLAGS ?= -trimpath -buildvcs=false
 PROGRAMS := icp icp-server icp-agent agentauth-proxy spiffe-conform
-GOTESTSUM := bin/gotestsum --format pkgname-and-test-fails --format-hide-empty-pkg
+# A test that fails is run once more, alone: what passes then is named in the
+# report as unsteady, what fails again fails the run.
+GOTESTSUM := bin/gotestsum --format pkgname-and-test-fails --format-hide-empty-pkg --rerun-fails=1 --rerun-fails-max-failures=5
 # What nobody may commit twice: tests print how many ran, and none is skipped.
 REPORT = python3 tools/no_skips.py $(1)
 
@@ -26,29 +28,29 @@ demo: build ## run the story with real processes and print what was seen
 .PHONY: fast
 fast: deps ## the quick tests: no race detector, no end-to-end
 	@mkdir -p .work
-	@$(GOTESTSUM) --jsonfile .work/fast.json -- -count=1 -shuffle=on $$(go list ./... | grep -v /e2e)
+	@$(GOTESTSUM) --jsonfile .work/fast.json --packages "$$(go list ./... | grep -v /e2e | tr '\n' ' ')" -- -count=1 -shuffle=on
 	@$(call REPORT,.work/fast.json)
 
 .PHONY: test
 test: deps build ## every test, with the race detector; nothing is skipped
 	@mkdir -p .work
-	@$(GOTESTSUM) --jsonfile .work/test.json -- -race -shuffle=on -count=1 -timeout 20m $$(go list ./... | grep -v /e2e/)
-	@$(GOTESTSUM) --jsonfile .work/e2e.json -- -count=1 -p 1 -timeout 25m ./e2e/...
+	@$(GOTESTSUM) --jsonfile .work/test.json --packages "$$(go list ./... | grep -v /e2e/ | tr '\n' ' ')" -- -race -shuffle=on -count=1 -timeout 20m
+	@$(GOTESTSUM) --jsonfile .work/e2e.json --packages ./e2e/... -- -count=1 -p 1 -timeout 25m
 	@$(call REPORT,.work/test.json .work/e2e.json)
 
 .PHONY: e2e
 e2e: deps build ## the end-to-end tests alone
 	@mkdir -p .work
-	@$(GOTESTSUM) --jsonfile .work/e2e.json -- -count=1 -p 1 -timeout 25m ./e2e/...
+	@$(GOTESTSUM) --jsonfile .work/e2e.json --packages ./e2e/... -- -count=1 -p 1 -timeout 25m
 	@$(call REPORT,.work/e2e.json)
 
 .PHONY: e2e-envoy
 e2e-envoy: deps build ## a real Envoy takes its secrets from the agent
-	@$(GOTESTSUM) --format testname -- -count=1 ./e2e/envoy/...
+	@bin/gotestsum --format testname -- -count=1 ./e2e/envoy/...
 
 .PHONY: e2e-postgres
 e2e-postgres: deps ## the store's behaviour on a real PostgreSQL
-	@$(GOTESTSUM) --format testname -- -count=1 ./server/store/postgres/...
+	@bin/gotestsum --format testname -- -count=1 ./server/store/postgres/...
 
 .PHONY: lint
 lint: deps ## format, vet, staticcheck, module tidiness

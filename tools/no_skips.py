@@ -1,21 +1,25 @@
 """Print how many tests ran, from `go test -json` files, and fail if one was
-skipped or none ran."""
+skipped, none ran, or one failed for good. A test that passed only when it was
+run again is named."""
 
 import json
 import sys
 
-passed = failed = 0
-skipped = []
+last = {}
+unsteady = set()
 for path in sys.argv[1:]:
     for line in open(path, encoding="utf-8"):
         event = json.loads(line)
-        if "Test" not in event:
+        if "Test" not in event or event["Action"] not in ("pass", "fail", "skip"):
             continue
-        passed += event["Action"] == "pass"
-        failed += event["Action"] == "fail"
-        if event["Action"] == "skip":
-            skipped.append(f"{event['Package']} {event['Test']}")
-for name in skipped:
-    print("skipped, and nothing may be:", name)
-print(f"{passed} passed, {failed} failed, {len(skipped)} skipped")
-sys.exit(1 if failed or skipped or not passed else 0)
+        key = (event["Package"], event["Test"])
+        if last.get(key) == "fail" and event["Action"] == "pass":
+            unsteady.add(key)
+        last[key] = event["Action"]
+counts = {action: sum(a == action for a in last.values()) for action in ("pass", "fail", "skip")}
+for package, test in sorted(k for k, a in last.items() if a == "skip"):
+    print("skipped, and nothing may be:", package, test)
+for package, test in sorted(unsteady):
+    print("unsteady, passed only when run again:", package, test)
+print(f"{counts['pass']} passed, {counts['fail']} failed, {counts['skip']} skipped")
+sys.exit(1 if counts["fail"] or counts["skip"] or not counts["pass"] else 0)
