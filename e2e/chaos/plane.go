@@ -25,7 +25,7 @@ type product interface {
 	end()
 	// stop ends all of it as an operator would.
 	stop() error
-	// ended is closed when a part has ended; ask anew after each start.
+	// ended lets read when a part has ended; ask anew after each start.
 	ended() <-chan struct{}
 	// failure says which part has ended by itself, "" if none.
 	failure() string
