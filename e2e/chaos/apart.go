@@ -144,15 +144,9 @@ routes: [{service: echo, path_prefix: /echo, upstream: %q}]
 // ready.
 func (a *apart) startPart(ctx context.Context, name, health string) error {
 	if old := a.parts[name]; old == nil || !old.running() {
-		cmd := exec.Command(filepath.Join(a.bin, name), "--config", a.file(name+".yaml"))
-		if err := toLog(cmd, a.file(name+".log")); err != nil {
+		if err := a.run(name); err != nil {
 			return err
 		}
-		started, err := launch(name, cmd)
-		if err != nil {
-			return err
-		}
-		a.parts[name] = started
 	}
 	var err error
 	for a.parts[name].running() {
@@ -166,6 +160,23 @@ func (a *apart) startPart(ctx context.Context, name, health string) error {
 		}
 	}
 	return fmt.Errorf("%s ended (%w); it printed:\n%s", name, a.parts[name].err, tail(a.file(name+".log")))
+}
+
+// run starts one program; what it prints is added to its log.
+func (a *apart) run(name string) error {
+	log, err := os.OpenFile(a.file(name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	defer log.Close() // the program has its own
+	cmd := exec.Command(filepath.Join(a.bin, name), "--config", a.file(name+".yaml"))
+	cmd.Stdout, cmd.Stderr = log, log
+	started, err := launch(name, cmd)
+	if err != nil {
+		return err
+	}
+	a.parts[name] = started
+	return nil
 }
 
 func ready(ctx context.Context, address string) error {
@@ -261,14 +272,14 @@ func (a *apart) stop() error {
 }
 
 func (a *apart) ended() <-chan struct{} {
-	any := make(chan struct{}, len(a.parts))
+	first := make(chan struct{}, len(a.parts))
 	for _, part := range a.parts {
 		go func() {
 			<-part.done
-			any <- struct{}{}
+			first <- struct{}{}
 		}()
 	}
-	return any
+	return first
 }
 
 func (a *apart) failure() string {

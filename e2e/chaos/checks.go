@@ -281,8 +281,9 @@ func (c *Case) settledAll(spans []span) []span {
 	return list
 }
 
-// WrongIdentity finds SVIDs that a user's process was served although no entry
-// said so: of an entry that does not exist yet, or is for others.
+// WrongIdentity finds SVIDs that a user's process was served, or let through
+// with, although no entry said so: of an entry that does not exist yet, or is for
+// others.
 func WrongIdentity(c *Case) (r Result) {
 	for _, p := range c.possessions() {
 		on, known := c.issued[p.Serial]
@@ -299,7 +300,25 @@ func WrongIdentity(c *Case) (r Result) {
 			r.add("user %d had %s (%s) at %s by %s, which is not for that user", p.uid, p.ID, p.what, clock(at), l.name())
 		}
 	}
+	for _, e := range c.callsDuring(notOfUser) {
+		r.Looked++
+		if e.Outcome == OK {
+			r.add("the proxy let user %d through as %s at %s (event %d), whose entry was for others by then", e.UID, e.Shown.ID, clock(e.Start), e.N)
+		}
+	}
 	return r
+}
+
+// callsDuring gives the requests through the proxy that fall into times in which
+// their entry certainly passed, for the user who sent them.
+func (c *Case) callsDuring(pass func(uid int) func(stretch) bool) []Event {
+	var list []Event
+	for _, e := range c.History.of(Call) {
+		if l := c.lifeOf(e.Shown.Serial); l != nil && !e.End.IsZero() && coveredBy(span{e.Start, e.End}, c.settledAll(l.during(pass(e.UID)))) {
+			list = append(list, e)
+		}
+	}
+	return list
 }
 
 // AfterDeletion finds SVIDs that were served, or let through by the proxy, when
@@ -318,14 +337,10 @@ func AfterDeletion(c *Case) (r Result) {
 			r.add("user %d had %s (%s) at %s, after the deletion of %s", p.uid, p.ID, p.what, clock(at), l.name())
 		}
 	}
-	for _, e := range c.History.of(Call) {
-		l := c.lifeOf(e.Shown.Serial)
-		if l == nil || !coveredBy(span{e.Start, e.End}, c.settledAll(l.during(gone))) {
-			continue
-		}
+	for _, e := range c.callsDuring(func(int) func(stretch) bool { return gone }) {
 		r.Looked++
 		if e.Outcome == OK {
-			r.add("the proxy let %s through at %s (event %d), after the deletion of %s", e.Shown.ID, clock(e.Start), e.N, l.name())
+			r.add("the proxy let %s through at %s (event %d), after the deletion of %s", e.Shown.ID, clock(e.Start), e.N, c.lifeOf(e.Shown.Serial).name())
 		}
 	}
 	return r
@@ -403,22 +418,20 @@ func ExpiredServed(c *Case) (r Result) {
 }
 
 // LiveRefused finds requests that the proxy did not let through although their
-// entry existed and their SVID had not expired, and JWT-SVIDs that the agent did
-// not give although their entry was for that user.
+// entry had been of that user since their SVID was first seen, and JWT-SVIDs that
+// the agent did not give although their entry was of that user.
 func LiveRefused(c *Case) (r Result) {
+	seen := c.firstSeen()
 	for _, e := range c.History.of(Call, Fetch) {
-		if e.Shown == nil || e.End.IsZero() {
-			continue // a Fetch of whatever there is
-		}
-		due := exists
-		if e.Op == Fetch {
-			due = ofUser(e.UID)
-		} else if !e.End.Before(e.Shown.NotAfter) {
-			continue
+		if e.Shown == nil || e.End.IsZero() || e.Op == Call && !e.End.Before(e.Shown.NotAfter) {
+			continue // a Fetch names nobody if it is of whatever there is
 		}
 		l := c.lifeOf(e.Shown.Serial)
-		if l == nil || !coveredBy(span{e.Start, e.End}, c.settledAll(l.during(due))) {
+		if l == nil || !coveredBy(span{e.Start, e.End}, c.settledAll(l.during(ofUser(e.UID)))) {
 			continue
+		}
+		if e.Op == Call && !coveredBy(span{seen[e.Shown.Serial], e.End}, l.during(ofUser(e.UID))) {
+			continue // it went to others and came back; what was issued before is revoked
 		}
 		r.Looked++
 		if e.Outcome != OK {
@@ -426,6 +439,17 @@ func LiveRefused(c *Case) (r Result) {
 		}
 	}
 	return r
+}
+
+// firstSeen says when each credential was first served, by serial.
+func (c *Case) firstSeen() map[string]time.Time {
+	first := map[string]time.Time{}
+	for _, s := range c.sights() {
+		if at, ok := first[s.Serial]; !ok || s.by.End.Before(at) {
+			first[s.Serial] = s.by.End
+		}
+	}
+	return first
 }
 
 // NotBack finds starts that failed, other than by a kill, ends that nobody asked

@@ -264,6 +264,15 @@ func TestChecks(t *testing.T) {
 			t.serve(5, []SVID{t.svid("more", "x509", pick(broken, "third", "first"))}, nil)
 			t.ending(is("first", user))
 		}},
+		{"the proxy lets an SVID of an entry through that moved away", "wrong identity", func(t *tale, broken bool) {
+			t.entry(Create, 5, 5.1, OK, "second", user)
+			second := t.svid("second-1", "x509", "second")
+			t.serve(5.5, []SVID{second}, nil)
+			t.entry(Update, 8, 8.1, OK, "second", stranger)
+			t.serve(8.5, nil, []SVID{second})
+			t.call(10, pick(broken, OK, Refused), second)
+			t.ending(is("first", user), is("second", stranger))
+		}},
 		{"a JWT-SVID of somebody else's entry", "wrong identity", func(t *tale, broken bool) {
 			t.entry(Create, 5, 5.1, OK, "second", stranger)
 			token := t.svid("token-1", "jwt", pick(broken, "second", "first"))
@@ -343,7 +352,17 @@ func TestChecks(t *testing.T) {
 			t.ending(is("first", user))
 		}},
 		{"the proxy refuses a live entry", "live identity refused", func(t *tale, broken bool) {
-			t.call(8, pick(broken, Refused, OK), t.svid("first-2", "x509", "first"))
+			t.call(8, pick(broken, Refused, OK), t.h[3].Added[0])
+			t.ending(is("first", user))
+		}},
+		{"the proxy refuses what was issued after an entry came back", "live identity refused", func(t *tale, broken bool) {
+			first, second := t.h[3].Added[0], t.svid("first-2", "x509", "first")
+			t.entry(Update, 5, 5.1, OK, "first", stranger)
+			t.serve(5.2, nil, []SVID{first})
+			t.entry(Update, 6, 6.1, OK, "first", user)
+			t.serve(6.2, []SVID{second}, nil)
+			t.call(8, OK, second)
+			t.call(8.5, Refused, pick(broken, second, first))
 			t.ending(is("first", user))
 		}},
 		{"a JWT-SVID of a live entry is refused", "live identity refused", func(t *tale, broken bool) {

@@ -79,16 +79,6 @@ func (c *child) running() bool {
 	}
 }
 
-// toLog has a command's output appended to a file.
-func toLog(cmd *exec.Cmd, path string) error {
-	file, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-	if err != nil {
-		return err
-	}
-	cmd.Stdout, cmd.Stderr = file, file
-	return nil
-}
-
 // tail gives the end of a log.
 func tail(path string) string {
 	raw, err := os.ReadFile(path)

@@ -1,6 +1,7 @@
-// Package chaos runs a real `icp dev` under load, kills it with SIGKILL at
-// moments that a seed chooses, starts it again on the same folder, and judges
-// what was seen from outside.
+// Package chaos runs a real `icp dev` under load, or server, agent and proxy as
+// processes of their own, kills them with SIGKILL at moments that a seed
+// chooses, starts them again on the same folder, and judges what was seen from
+// outside.
 //
 // Everything that is asked of it through its public doors, and everything that
 // its workloads are served, becomes an Event of a History: REST calls of

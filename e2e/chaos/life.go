@@ -200,8 +200,3 @@ func notOfUser(uid int) func(stretch) bool {
 
 // gone passes while it certainly does not exist any more.
 func gone(s stretch) bool { return s.deleted && s.certain() && !s.states[0].exists }
-
-// exists passes while it certainly exists.
-func exists(s stretch) bool {
-	return !slices.ContainsFunc(s.states, func(s state) bool { return !s.exists })
-}

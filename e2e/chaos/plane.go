@@ -25,7 +25,7 @@ type product interface {
 	end()
 	// stop ends all of it as an operator would.
 	stop() error
-	// ended is closed when a part has ended; ask anew after each start.
+	// ended lets read when a part has ended; ask anew after each start.
 	ended() <-chan struct{}
 	// failure says which part has ended by itself, "" if none.
 	failure() string
@@ -97,9 +97,12 @@ func (p *plane) kill(rng *rand.Rand) string {
 	return e.Detail
 }
 
+// sigterm is the Detail of an end that is no kill.
+const sigterm = "SIGTERM"
+
 // stop ends the product as an operator would. A check tells of what goes wrong.
 func (p *plane) stop() {
-	e := p.recorder.Begin(Event{Op: Kill, Detail: "SIGTERM", Outcome: OK})
+	e := p.recorder.Begin(Event{Op: Kill, Detail: sigterm})
 	err := p.product.stop()
 	e.Outcome = OK
 	if err != nil {

@@ -37,9 +37,10 @@ func (c *Case) Report(out io.Writer) (bool, error) {
 
 func (c *Case) summarize(out io.Writer) {
 	count := map[Op]int{}
-	unanswered, refused, kills := 0, 0, -1 // the last end is no kill
+	unanswered, refused, kills := 0, 0, 0
 	for _, e := range c.History {
 		switch {
+		case e.Op == Kill && e.Detail == sigterm:
 		case e.Op == Kill, e.Op == Start && e.Outcome == Unknown:
 			kills++
 		case e.Outcome == OK:

@@ -62,7 +62,10 @@ func Run(ctx context.Context, o Options) (*Case, error) {
 	}
 	err = r.run(ctx)
 	r.plane.product.end()
-	if errors.Is(err, errNotBack) {
+	switch {
+	case err != nil && ctx.Err() != nil:
+		err = ErrUnfinished // whatever it broke
+	case errors.Is(err, errNotBack):
 		err = nil // that is for the checks to tell
 	}
 	err = errors.Join(err, r.stopObservers(), r.plane.recorder.Close())
