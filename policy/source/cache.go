@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"syscall"
 	"time"
 
@@ -80,13 +79,17 @@ func parseComplete(raw []byte) (policy.Set, error) {
 }
 
 // save replaces the file at path, for its owner only. A crash leaves the old
-// file or the new one.
+// file or the new one; what it leaves beside them goes with the next save.
 func (s *snapshot) save(path string) error {
 	raw, err := json.Marshal(s)
 	if err != nil {
 		return err
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".policies-*") // mode 0600
+	beside := path + ".new"
+	if err := os.Remove(beside); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	tmp, err := os.OpenFile(beside, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}

@@ -331,6 +331,26 @@ func TestServerReconnects(t *testing.T) {
 	})
 }
 
+// TestServerCacheAfterKill has the cache saved where a proxy was killed while it
+// saved: nothing piles up beside it.
+func TestServerCacheAfterKill(t *testing.T) {
+	p, gw := newControlPlane(t), newGateway()
+	dir := t.TempDir()
+	cache := filepath.Join(dir, "policies.cache")
+	if err := os.WriteFile(cache+".new", []byte("half a"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.open(frameOf(5, botPolicy("saved")))
+	_, stop := followServer(t, p, gw, func(c *source.ServerConfig) { c.CacheFile = cache })
+	eventually(t, gw.decides, "saved")
+	eventually(t, func() bool { _, err := os.Stat(cache); return err == nil }, true)
+	stop()
+	files, err := os.ReadDir(dir)
+	if err != nil || len(files) != 1 || files[0].Name() != "policies.cache" {
+		t.Errorf("the folder holds %v (%v), want the cache alone", files, err)
+	}
+}
+
 func TestServerCache(t *testing.T) {
 	p, gw := newControlPlane(t), newGateway()
 	cache := filepath.Join(t.TempDir(), "policies.cache")
