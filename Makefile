@@ -34,9 +34,10 @@ fast: deps ## the quick tests: no race detector, no end-to-end
 .PHONY: test
 test: deps build ## every test, with the race detector; nothing is skipped
 	@mkdir -p .work
-	@$(GOTESTSUM) --jsonfile .work/test.json --packages "$$(go list ./... | grep -v /e2e/ | tr '\n' ' ')" -- -race -shuffle=on -count=1 -timeout 20m
-	@$(GOTESTSUM) --jsonfile .work/e2e.json --packages ./e2e/... -- -count=1 -p 1 -timeout 25m
-	@$(call REPORT,.work/test.json .work/e2e.json)
+	@rm -f .work/test.json .work/e2e.json; failed=0; \
+	$(GOTESTSUM) --jsonfile .work/test.json --packages "$$(go list ./... | grep -v /e2e/ | tr '\n' ' ')" -- -race -shuffle=on -count=1 -timeout 20m || failed=1; \
+	$(GOTESTSUM) --jsonfile .work/e2e.json --packages ./e2e/... -- -count=1 -p 1 -timeout 25m || failed=1; \
+	$(call REPORT,.work/test.json .work/e2e.json) && exit $$failed
 
 .PHONY: e2e
 e2e: deps build ## the end-to-end tests alone

@@ -62,6 +62,29 @@ func checkHeader(t *testing.T, header http.Header, name, want string) {
 
 // The caller's credentials go no further than the proxy, and the upstream gets
 // the proxy's.
+// TestNoCredential is PX-7 where no route adds a credential: the caller's own is
+// not passed on in its place.
+func TestNoCredential(t *testing.T) {
+	var seen http.Header
+	r := start(t, withUpstream(http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) { seen = req.Header.Clone() })),
+		withConfig(func(c *Config) {
+			for i := range c.Routes {
+				c.Routes[i].Credential = nil
+			}
+		}))
+	client := r.client(false, r.ca.issue(t, "/bot"))
+	own := http.Header{"Authorization": {"Bearer mine"}, "Proxy-Authorization": {"mine"}, "X-Api-Key": {"mine"}, "Api-Key": {"mine"}, "X-Harmless": {"kept"}}
+	if g := r.mustDo(client, "GET", "/echo/x", "", own); g.status != 200 {
+		t.Fatal(g.status, g.body)
+	}
+	for name, values := range seen {
+		if strings.Contains(strings.Join(values, "|"), "mine") {
+			t.Errorf("PX-7: the upstream got %s: %s", name, values)
+		}
+	}
+	checkHeader(t, seen, "X-Harmless", "kept")
+}
+
 func TestCredentials(t *testing.T) {
 	var seen http.Header
 	r := start(t, withUpstream(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {

@@ -407,13 +407,28 @@ func TestEntitlement(t *testing.T) {
 	})
 	entries := r.put(entry(1, "1000"), entry(2, "1000"), entry(3, "2000"))
 
-	t.Run("WLAPI-15/refused", func(t *testing.T) { // nothing matches
+	t.Run("WLAPI-17/refused", func(t *testing.T) { // nothing matches
 		_, err := r.subscribe(uid("3000")).Update(t.Context())
 		wantCode(t, err, identity.Denied)
 		_, err = r.Bundles(uid("3000"))
 		wantCode(t, err, identity.Denied)
 		_, err = r.FetchJWT(t.Context(), uid("3000"), "evidence", spiffeid.ID{}, []string{"a"})
 		wantCode(t, err, identity.Denied)
+	})
+	both := identity.NewSelectors(identity.Selector{Type: "unix", Value: "uid:5000"}, identity.Selector{Type: "unix", Value: "path:/bin/web"})
+	strict := entry(4, "5000")
+	strict.Selectors = both
+	r.put(strict)
+	for _, one := range both {
+		t.Run("WA-7/refused/"+one.Value, func(t *testing.T) { // one of two is not enough
+			_, err := r.subscribe(identity.NewSelectors(one)).Update(t.Context())
+			wantCode(t, err, identity.Denied)
+		})
+	}
+	t.Run("WA-7/twin", func(t *testing.T) {
+		if got := r.update(r.subscribe(both)).Identities; len(got) != 1 || got[0].EntryID != strict.ID {
+			t.Fatalf("identities %v", got)
+		}
 	})
 	t.Run("WA-8/refused", func(t *testing.T) { // a selector is compared whole
 		_, err := r.subscribe(uid("10000")).Update(t.Context())

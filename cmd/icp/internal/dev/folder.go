@@ -25,6 +25,9 @@ type folder struct {
 // openFolder makes and locks the folder. Each thing that can be wrong with it is
 // one clear error.
 func openFolder(path string) (*folder, error) {
+	if path == "" {
+		return nil, errors.New("--dir is empty: name the folder that keeps everything, for example /tmp/icp-dev")
+	}
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return nil, err
