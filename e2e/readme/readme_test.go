@@ -132,6 +132,9 @@ func checkTarget(t *testing.T, target string) {
 func TestNamedCommands(t *testing.T) {
 	commands, makes := map[string]string{}, map[string]string{}
 	for _, path := range documents(t) {
+		if path == "docs/requirements-status.md" {
+			continue // it also names what is wanted and not there
+		}
 		text := read(t, filepath.Join(stage.Root(t), path))
 		for _, match := range named.FindAllStringSubmatch(text, -1) {
 			commands[strings.TrimSpace(match[1])] = path
