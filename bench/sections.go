@@ -23,7 +23,8 @@ func sections() []section {
 	return []section{
 		{"floor", floor},
 		{"decision", decision},
-		{"server", server},
+		{"sqlite", onSQLite},
+		{"postgres", onPostgres},
 		{"agent", agent},
 		{"propagation", propagation},
 		{"gateway", gateway},

@@ -21,12 +21,14 @@ import (
 	"github.com/authsec-ai/icp/internal/wire"
 )
 
-// server measures issuing, on both stores: icp-server runs as a process of its
-// own, and this one is an agent that asks.
-func server(ctx context.Context, o options, r *report.Report) error {
-	if err := issueOn(ctx, o, recorder{r, "icp-server on SQLite"}, ""); err != nil {
-		return err
-	}
+// onSQLite measures issuing: icp-server runs as a process of its own, and this
+// one is an agent that asks.
+func onSQLite(ctx context.Context, o options, r *report.Report) error {
+	return issueOn(ctx, o, recorder{r, "icp-server on SQLite"}, "")
+}
+
+// onPostgres measures the same on a PostgreSQL server of its own.
+func onPostgres(ctx context.Context, o options, r *report.Report) error {
 	pg, err := stage.StartPostgres(stage.Durable)
 	if err != nil {
 		return err

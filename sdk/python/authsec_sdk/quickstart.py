@@ -6,12 +6,14 @@ import json
 import os
 import ssl
 import threading
+import time
 import warnings
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from spiffe import JwtSvid, SpiffeId, WorkloadApiClient, X509Source
+from spiffe.errors import PySpiffeError
 from spiffe.workloadapi.errors import ValidateJwtSvidError
 
 from . import files
@@ -34,6 +36,32 @@ def endpoint(socket_path: Optional[str]) -> str:
             stacklevel=3,
         )
     return address
+
+
+def _connect(address: str) -> Tuple[WorkloadApiClient, X509Source]:
+    """A client and its first SVID. An agent that is about to start is waited for."""
+    deadline = time.monotonic() + FIRST_SVID_SECONDS
+    try:
+        client = _open(address, deadline)
+        try:
+            left = max(0.1, deadline - time.monotonic())
+            return client, X509Source(client, timeout_in_seconds=left)
+        except BaseException:
+            client.close()
+            raise
+    except PySpiffeError as err:
+        raise RuntimeError(
+            f"no SVID from {address}: {err}. Is the agent running, and is this "
+            "process registered ('icp entry list')?"
+        ) from err
+
+
+def _open(address: str, deadline: float) -> WorkloadApiClient:
+    """The library refuses a socket that is not there, so this waits for it."""
+    path = address.removeprefix("unix:")
+    while path.startswith("/") and not os.path.exists(path) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return WorkloadApiClient(address)
 
 
 class QuickStartSVID:
@@ -62,16 +90,7 @@ class QuickStartSVID:
     def _initialize(cls, socket_path: Optional[str], cert_dir: Optional[str]) -> "QuickStartSVID":
         with cls._lock:
             if cls._instance is None:
-                address = endpoint(socket_path)
-                client = WorkloadApiClient(address)
-                try:
-                    source = X509Source(client, timeout_in_seconds=FIRST_SVID_SECONDS)
-                except Exception as err:
-                    client.close()
-                    raise RuntimeError(
-                        f"no SVID from {address}: {err}. Is the agent running, and is this "
-                        "process registered ('icp entry list')?"
-                    ) from err
+                client, source = _connect(endpoint(socket_path))
                 cls._instance = cls(client, source, cert_dir)
             return cls._instance
 

@@ -69,7 +69,7 @@ func open(ctx context.Context, path string, opts Options) (*sqlstore.DB, error) 
 	if err := createPrivate(path); err != nil {
 		return nil, err
 	}
-	write, err := sql.Open("sqlite", dataSource(path, opts, "immediate"))
+	write, err := openDB(dataSource(path, opts, "immediate"))
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +78,7 @@ func open(ctx context.Context, path string, opts Options) (*sqlstore.DB, error) 
 	if err := migrate(ctx, write); err != nil {
 		return nil, errors.Join(err, write.Close())
 	}
-	read, err := sql.Open("sqlite", dataSource(path, opts, "deferred", "query_only(1)"))
+	read, err := openDB(dataSource(path, opts, "deferred", "query_only(1)"))
 	if err != nil {
 		return nil, errors.Join(err, write.Close())
 	}
