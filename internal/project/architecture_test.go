@@ -1,6 +1,10 @@
 package project
 
-import "testing"
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+)
 
 // TestArchitecture checks that every file, function and test that
 // ARCHITECTURE.md shows as code exists.
@@ -28,5 +32,29 @@ func TestMissingFires(t *testing.T) {
 		if why := tr.missing(right); why != "" {
 			t.Errorf("%s: %s", right, why)
 		}
+	}
+}
+
+// TestCodemap checks that ARCHITECTURE.md names every package; those that only
+// test or measure, by their folder.
+func TestCodemap(t *testing.T) {
+	page := readPage(t, "ARCHITECTURE.md")
+	seen := map[string]bool{}
+	walkGo(t, func(path string) {
+		folder, err := filepath.Rel(root, filepath.Dir(path))
+		if err != nil || seen[folder] {
+			return
+		}
+		seen[folder] = true
+		named := folder
+		if part, _, _ := strings.Cut(folder, "/"); part == "bench" || part == "e2e" { // each is one thing to a reader
+			named = part
+		}
+		if !strings.Contains(page, "`"+named+"`") {
+			t.Errorf("ARCHITECTURE.md does not name package %s", folder)
+		}
+	})
+	if len(seen) < 50 {
+		t.Fatalf("only %d packages found: the check sees nothing", len(seen))
 	}
 }
