@@ -15,6 +15,10 @@ help: ## list the targets
 deps: ## install what the tests need (PostgreSQL, Envoy, nginx, Python clients, Go tools)
 	@tools/deps.sh
 
+.PHONY: components
+components: deps ## install what the end-to-end tests start (Docker, Kubernetes, HSM, TPM, …); ten minutes once
+	@tools/components.sh
+
 .PHONY: build
 build: ## build the programs, the judge of Workload APIs, and the demo, into bin/
 	@mkdir -p bin
@@ -56,6 +60,10 @@ e2e-postgres: deps ## the store's behaviour on a real PostgreSQL
 .PHONY: lint
 lint: deps ## format, vet, staticcheck, module tidiness
 	@.ci/run format tidy vet staticcheck
+
+.PHONY: stage-check
+stage-check: components ## start every component of the tests, show that each is real and that none stays
+	@go run ./e2e/stage/check
 
 .PHONY: bench
 bench: deps build ## measure, beside the raw floor and nginx, and print the table

@@ -156,16 +156,6 @@ func startSupervised(dir, logPath string, server []string) error {
 	return cmd.Process.Release()
 }
 
-// lifeline gives a pipe whose writing end nobody closes before this process
-// ends: it is a bare descriptor, out of the garbage collector's reach.
-func lifeline() (ours int, theirs *os.File, err error) {
-	var fds [2]int
-	if err := syscall.Pipe2(fds[:], syscall.O_CLOEXEC); err != nil {
-		return 0, nil, err
-	}
-	return fds[1], os.NewFile(uintptr(fds[0]), "lifeline"), nil
-}
-
 func (s *PostgresServer) waitReady(log string) error {
 	deadline := time.Now().Add(30 * time.Second)
 	for {

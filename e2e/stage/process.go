@@ -11,8 +11,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"syscall"
-	"testing"
 	"time"
 )
 
@@ -28,25 +28,36 @@ type Process struct {
 }
 
 // Start runs cmd as Launch does and stops it when the test ends.
-func Start(tb testing.TB, name string, cmd *exec.Cmd) *Process {
-	tb.Helper()
-	p, err := Launch(name, tb.TempDir(), cmd)
+func Start(t T, name string, cmd *exec.Cmd) *Process {
+	t.Helper()
+	return start(t, name, cmd, nil)
+}
+
+func start(t T, name string, cmd *exec.Cmd, enter func() error) *Process {
+	t.Helper()
+	p, err := launch(name, Folder(t), cmd, enter)
 	if err != nil {
-		tb.Fatal(err)
+		t.Fatalf("%v", err)
 	}
-	tb.Cleanup(func() {
+	t.Cleanup(func() {
 		p.Stop()
-		if tb.Failed() {
-			tb.Logf("%s printed:\n%s", name, p.Tail(4096))
+		if t.Failed() {
+			t.Logf("%s printed:\n%s", name, p.Tail(4096))
 		}
 	})
 	return p
 }
 
-// Launch runs cmd. If this program dies the kernel kills it, or sends it
-// cmd.SysProcAttr.Pdeathsig if that is set. Output goes to a log in dir unless
-// cmd has its own. Stop it.
+// Launch runs cmd in a process group of its own. If this program dies the kernel
+// kills cmd's process, or sends it cmd.SysProcAttr.Pdeathsig if that is set, and
+// the keeper kills the group. Output goes to a log in dir unless cmd has its
+// own. Stop it.
 func Launch(name, dir string, cmd *exec.Cmd) (*Process, error) {
+	return launch(name, dir, cmd, nil)
+}
+
+// launch is Launch on a thread that has called enter, if there is one.
+func launch(name, dir string, cmd *exec.Cmd, enter func() error) (*Process, error) {
 	log, err := os.Create(filepath.Join(dir, name+".log"))
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
@@ -61,12 +72,17 @@ func Launch(name, dir string, cmd *exec.Cmd) (*Process, error) {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
-	if cmd.SysProcAttr.Pdeathsig == 0 {
+	cmd.SysProcAttr.Setpgid = !cmd.SysProcAttr.Setsid // a session is a group, too
+	if cmd.SysProcAttr.Pdeathsig == 0 && enter == nil { // Go's child would not find its parent from a machine, and end
 		cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 	}
 	p := &Process{LogFile: log.Name(), name: name, cmd: cmd, done: make(chan struct{})}
 	started := make(chan error)
-	go p.run(started)
+	if enter == nil {
+		go p.run(started)
+	} else {
+		goAway(enter, started, func() { p.run(started) })
+	}
 	if err := <-started; err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
@@ -83,10 +99,20 @@ func (p *Process) run(started chan<- error) {
 		return
 	}
 	p.PID = p.cmd.Process.Pid
-	started <- nil
+	group := strconv.Itoa(p.PID)
+	err := entrust("group", group)
+	started <- err
+	if err != nil {
+		p.killGroup()
+	}
 	p.err = p.cmd.Wait()
+	p.killGroup()
+	release("group", group)
 	close(p.done)
 }
+
+// killGroup ends what is there of the process and those it started.
+func (p *Process) killGroup() { _ = syscall.Kill(-p.PID, syscall.SIGKILL) } // they may have ended already
 
 // Stop asks the process to end, and kills it after five seconds. It waits for
 // the end, and may be called more than once.
@@ -99,9 +125,9 @@ func (p *Process) Stop() {
 	}
 }
 
-// Kill ends the process at once (SIGKILL) and waits for its end.
+// Kill ends the process and those it started at once (SIGKILL) and waits.
 func (p *Process) Kill() {
-	_ = p.cmd.Process.Kill() // it may have ended already
+	p.killGroup()
 	<-p.done
 }
 
@@ -127,10 +153,10 @@ func (p *Process) Tail(n int) string {
 }
 
 // WaitReady fails the test if Await fails.
-func (p *Process) WaitReady(tb testing.TB, limit time.Duration, check func() error) {
-	tb.Helper()
+func (p *Process) WaitReady(t T, limit time.Duration, check func() error) {
+	t.Helper()
 	if err := p.Await(limit, check); err != nil {
-		tb.Fatal(err)
+		t.Fatalf("%v", err)
 	}
 }
 
@@ -155,11 +181,11 @@ func (p *Process) Await(limit time.Duration, check func() error) error {
 }
 
 // FreePort gives a loopback TCP port that was free a moment ago.
-func FreePort(tb testing.TB) int {
-	tb.Helper()
+func FreePort(t T) int {
+	t.Helper()
 	port, err := UnusedPort()
 	if err != nil {
-		tb.Fatal(err)
+		t.Fatalf("%v", err)
 	}
 	return port
 }
@@ -185,11 +211,11 @@ func Dial(addr string) error {
 
 // Find gives the path of a program as Locate does. A missing component fails
 // the test.
-func Find(tb testing.TB, variable, program string, places ...string) string {
-	tb.Helper()
+func Find(t T, variable, program string, places ...string) string {
+	t.Helper()
 	path, err := Locate(variable, program, places...)
 	if err != nil {
-		tb.Fatal(err)
+		t.Fatalf("%v", err)
 	}
 	return path
 }
@@ -212,8 +238,8 @@ func Locate(variable, program string, places ...string) (string, error) {
 }
 
 // Eventually polls check until it answers nil and fails the test after limit.
-func Eventually(tb testing.TB, limit time.Duration, check func() error) {
-	tb.Helper()
+func Eventually(t T, limit time.Duration, check func() error) {
+	t.Helper()
 	deadline := time.Now().Add(limit)
 	for {
 		err := check()
@@ -221,7 +247,7 @@ func Eventually(tb testing.TB, limit time.Duration, check func() error) {
 			return
 		}
 		if time.Now().After(deadline) {
-			tb.Fatalf("still not after %s: %v", limit, err)
+			t.Fatalf("still not after %s: %v", limit, err)
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
@@ -229,12 +255,12 @@ func Eventually(tb testing.TB, limit time.Duration, check func() error) {
 
 // Output runs a command to its end and gives what it printed; a failure fails
 // the test with the output.
-func Output(tb testing.TB, cmd *exec.Cmd) string {
-	tb.Helper()
+func Output(t T, cmd *exec.Cmd) string {
+	t.Helper()
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Run(); err != nil {
-		tb.Fatalf("%s: %v\n%s", fmt.Sprint(cmd.Args), err, out.String())
+		t.Fatalf("%s: %v\n%s", fmt.Sprint(cmd.Args), err, out.String())
 	}
 	return out.String()
 }

@@ -1,0 +1,148 @@
+package stage_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/authsec-ai/icp/e2e/stage"
+)
+
+// TestMachine checks what a machine has of its own, and that a process in it is
+// an ordinary one to the outside.
+func TestMachine(t *testing.T) {
+	m := stage.NewMachine(t, stage.CgroupsHost)
+	host := stage.Output(t, exec.Command("sh", "-c", inside))
+	seen := m.Output(t, exec.Command("sh", "-c", inside))
+	t.Logf("in the machine:\n%s", seen)
+	for i, line := range strings.Split(strings.TrimSpace(seen), "\n") {
+		if same := strings.Split(host, "\n")[i]; strings.HasPrefix(line, "own ") && line == same {
+			t.Errorf("the machine shares %q with the host", line)
+		}
+	}
+	for _, want := range []string{"cgroup 0::/\n", "run 0\n", "interfaces lo\n", "host name " + m.Name + "\n"} {
+		if !strings.Contains(seen, want) {
+			t.Errorf("no %q in the machine", want)
+		}
+	}
+	sleeper := m.Start(t, "sleeper", exec.Command("sleep", "600"))
+	groups, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", sleeper.PID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(groups)) {
+		if !strings.Contains(line, ":/"+m.Name) {
+			t.Errorf("seen from outside, the process is in %q, not below /%s", strings.TrimSpace(line), m.Name)
+		}
+	}
+}
+
+// inside prints what a process sees; "own" lines must differ from the host's.
+const inside = `
+for n in net mnt pid cgroup uts ipc; do echo "own $n $(readlink /proc/self/ns/$n)"; done
+echo "cgroup $(grep ^0:: /proc/self/cgroup)"
+echo "run $(ls /run | wc -l)"
+echo "interfaces $(ls /proc/self/net/dev_snmp6 2>/dev/null || sed 1,2d /proc/net/dev | cut -d: -f1 | tr -d ' ')"
+echo "host name $(hostname)"
+`
+
+func TestMachineNetwork(t *testing.T) {
+	m := stage.NewMachine(t, stage.CgroupsHost)
+	l, err := m.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	conn, err := m.DialContext(t.Context(), "tcp", l.Addr().String())
+	if err != nil {
+		t.Fatalf("from inside: %v", err)
+	}
+	defer conn.Close()
+	if _, err := new(net.Dialer).DialContext(t.Context(), "tcp", l.Addr().String()); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("from outside: %v, want a refusal", err)
+	}
+}
+
+func TestMachineCgroupsV2(t *testing.T) {
+	m := stage.NewMachine(t, stage.CgroupsV2)
+	if kind := strings.TrimSpace(m.Output(t, exec.Command("stat", "-fc", "%T", "/sys/fs/cgroup"))); kind != "cgroup2fs" {
+		t.Errorf("/sys/fs/cgroup is %s", kind)
+	}
+}
+
+// TestNothingStays kills a test binary in the midst of everything it has started.
+func TestNothingStays(t *testing.T) {
+	const role = "ICP_TEST_HOLD"
+	if out := os.Getenv(role); out != "" {
+		hold(t, out)
+	}
+	run := fmt.Sprintf("held%d", os.Getpid())
+	out := filepath.Join(t.TempDir(), "ready")
+	cmd := exec.Command(os.Args[0], "-test.run=^TestNothingStays$")
+	cmd.Env = append(os.Environ(), role+"="+out, "ICP_STAGE_RUN="+run)
+	binary := stage.Start(t, "binary", cmd)
+	binary.WaitReady(t, time.Minute, func() error {
+		_, err := os.Stat(out)
+		return err
+	})
+	left, err := stage.Left(run)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range []string{"process", "folder", "control group"} {
+		if !strings.Contains(strings.Join(left, "\n"), kind+" ") {
+			t.Errorf("the check sees no %s among\n%s", kind, strings.Join(left, "\n"))
+		}
+	}
+	if err := syscall.Kill(binary.PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	stage.Eventually(t, 30*time.Second, func() error {
+		left, err := stage.Left(run)
+		if len(left) > 0 {
+			err = fmt.Errorf("left:\n%s", strings.Join(left, "\n"))
+		}
+		return err
+	})
+}
+
+// hold starts processes inside and outside of a machine, with children that have
+// left their parents, and waits to be killed.
+func hold(t *testing.T, out string) {
+	const orphan = "(setsid sleep 600 &) ; sleep 600"
+	m := stage.NewMachine(t, stage.CgroupsHost)
+	m.Start(t, "inside", exec.Command("sh", "-c", orphan))
+	stage.Start(t, "outside", exec.Command("sh", "-c", "sleep 600 & sleep 600"))
+	mounted := m.Start(t, "mounted", exec.Command("sh", "-c", "mkdir $0/m && mount -t tmpfs none $0/m && touch $0/m/x && sleep 600", stage.Folder(t)))
+	_ = mounted
+	if err := os.WriteFile(out, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	select {} // until killed
+}
+
+// TestSession checks that a Session undoes what it did, the last first, also
+// after a failure, and tells of it.
+func TestSession(t *testing.T) {
+	var undone []int
+	err := stage.Run(context.Background(), func(s *stage.Session) {
+		for i := range 3 {
+			s.Cleanup(func() { undone = append(undone, i) })
+		}
+		s.Fatalf("no %s", "luck")
+	})
+	if err == nil || err.Error() != "no luck" {
+		t.Errorf("error %v", err)
+	}
+	if fmt.Sprint(undone) != "[2 1 0]" {
+		t.Errorf("undone %v", undone)
+	}
+}
