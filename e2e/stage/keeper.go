@@ -27,6 +27,7 @@ import (
 // it the thing is gone.
 var keeper struct {
 	once sync.Once
+	pid  int
 	pipe int // its writing end; a bare descriptor, so that nothing closes it early
 	err  error
 }
@@ -60,6 +61,7 @@ func startKeeper() (int, error) {
 	if err := cmd.Start(); err != nil {
 		return 0, errors.Join(err, syscall.Close(ours))
 	}
+	keeper.pid = cmd.Process.Pid
 	return ours, cmd.Process.Release()
 }
 

@@ -33,8 +33,8 @@ func readMounts(file string) ([]mount, error) {
 }
 
 // Left gives what a run has left behind on this host: processes, folders, control
-// groups, mounts and named network namespaces, a line each. This process and
-// those above it do not count.
+// groups, mounts and named network namespaces, a line each. This process, its
+// keeper and the processes above it do not count.
 func Left(run string) ([]string, error) {
 	var left []string
 	var errs []error
@@ -52,6 +52,7 @@ func leftProcesses(run string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	own[strconv.Itoa(keeper.pid)] = true
 	all, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
 		return nil, err

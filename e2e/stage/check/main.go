@@ -77,10 +77,17 @@ func asked(name string, names []string) bool {
 
 // nothingLeft prints what a run has left and says whether that is nothing.
 func nothingLeft(run string) bool {
-	left, err := stage.Left(run)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "look for what is left:", err)
-		return false
+	var left []string
+	for range 150 { // those that undo what a killed program has left may be at work
+		var err error
+		if left, err = stage.Left(run); err != nil {
+			fmt.Fprintln(os.Stderr, "look for what is left:", err)
+			return false
+		}
+		if len(left) == 0 {
+			break
+		}
+		time.Sleep(100 * time.Millisecond)
 	}
 	if len(left) > 0 {
 		fmt.Printf("left behind by run %s:\n%s\n", run, strings.Join(left, "\n"))
