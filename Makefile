@@ -36,15 +36,16 @@ fast: deps ## the quick tests: no race detector, no end-to-end
 	@$(call REPORT,.work/fast.json)
 
 .PHONY: test
-test: deps build ## every test, with the race detector; nothing is skipped
+test: components build ## every test, with the race detector; nothing is skipped, and nothing stays
 	@mkdir -p .work
-	@rm -f .work/test.json .work/e2e.json; failed=0; \
+	@rm -f .work/test.json .work/e2e.json; failed=0; export ICP_STAGE_RUN=test$$$$; \
 	$(GOTESTSUM) --jsonfile .work/test.json --packages "$$(go list ./... | grep -v /e2e/ | tr '\n' ' ')" -- -race -shuffle=on -count=1 -timeout 20m || failed=1; \
 	$(GOTESTSUM) --jsonfile .work/e2e.json --packages ./e2e/... -- -count=1 -p 1 -timeout 25m || failed=1; \
+	go run ./e2e/stage/check -left $$ICP_STAGE_RUN || failed=1; \
 	$(call REPORT,.work/test.json .work/e2e.json) && exit $$failed
 
 .PHONY: e2e
-e2e: deps build ## the end-to-end tests alone
+e2e: components build ## the end-to-end tests alone
 	@mkdir -p .work
 	@$(GOTESTSUM) --jsonfile .work/e2e.json --packages ./e2e/... -- -count=1 -p 1 -timeout 25m
 	@$(call REPORT,.work/e2e.json)
