@@ -10,6 +10,10 @@
 package policy
 
 import (
+	"bytes"
+	"encoding/json"
+	"errors"
+
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/authsec-ai/icp/identity"
@@ -57,6 +61,34 @@ type Policy struct {
 type Limits struct {
 	RequestsPerMinute int               `json:"requests_per_minute,omitempty" yaml:"requests_per_minute,omitempty"`
 	MaxSVIDLifetime   identity.Duration `json:"max_svid_lifetime,omitempty" yaml:"max_svid_lifetime,omitempty"` // refuse SVIDs issued for longer
+}
+
+// UnmarshalJSON refuses a limit of zero: it would be read as no limit, and was
+// hardly meant so.
+func (l *Limits) UnmarshalJSON(raw []byte) error {
+	var written struct {
+		RequestsPerMinute *int               `json:"requests_per_minute"`
+		MaxSVIDLifetime   *identity.Duration `json:"max_svid_lifetime"`
+	}
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&written); err != nil {
+		return err
+	}
+	const remedy = "leave it out for no limit, or refuse with a deny"
+	if n := written.RequestsPerMinute; n != nil {
+		if *n == 0 {
+			return errors.New("limits.requests_per_minute: 0 is no limit: " + remedy)
+		}
+		l.RequestsPerMinute = *n
+	}
+	if d := written.MaxSVIDLifetime; d != nil {
+		if *d == 0 {
+			return errors.New("limits.max_svid_lifetime: 0 is no limit: " + remedy)
+		}
+		l.MaxSVIDLifetime = *d
+	}
+	return nil
 }
 
 // Set is a complete, versioned set of policies. Nil Policies are no set at all;

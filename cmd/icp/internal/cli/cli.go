@@ -66,7 +66,10 @@ func newRoot(a *app, more []*cobra.Command) *cobra.Command {
 	root := group("icp", "Administer an ICP server; get identities from an agent",
 		entryCommand(a), agentCommand(a), tokenCommand(a), apiTokenCommand(a), tenantCommand(a), policyCommand(a),
 		bundleCommand(a), auditCommand(a), applyCommand(a), diffCommand(a), exportCommand(a), apiCommand(a), versionCommand(a))
-	root.AddCommand(more...)
+	for _, command := range more {
+		command.Args = takes(0, 0) // so that a wrong argument is wrong usage there, too
+		root.AddCommand(command)
+	}
 	root.Long = about
 	root.SilenceUsage, root.SilenceErrors = true, true
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, "%s", err) })

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -64,5 +65,16 @@ func checkShown(t *testing.T, page string, args []string) {
 	}
 	if err != nil {
 		t.Errorf("%s shows %q: %v", page, "icp "+strings.Join(args, " "), err)
+	}
+}
+
+// TestArgumentOfAnothersCommand checks that a command that another package
+// brings takes no argument unnoticed.
+func TestArgumentOfAnothersCommand(t *testing.T) {
+	var said strings.Builder
+	code := Main(t.Context(), Env{Args: []string{"dev", "--dir", t.TempDir(), "extra"}, Getenv: os.Getenv,
+		Stdin: strings.NewReader(""), Stdout: io.Discard, Stderr: &said}, dev.Command())
+	if code != 2 || !strings.Contains(said.String(), "it is used as: icp dev") {
+		t.Errorf("exit status %d, %q", code, said.String())
 	}
 }

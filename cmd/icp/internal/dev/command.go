@@ -24,7 +24,6 @@ starts with "ready" is printed.
 
 For development and first steps; not for production.`,
 		Example: "  icp dev --dir /tmp/icp-dev",
-		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var err error
 			if opts.LogLevel, err = program.ParseLevel(level); err != nil {
