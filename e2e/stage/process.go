@@ -72,7 +72,7 @@ func launch(name, dir string, cmd *exec.Cmd, enter func() error) (*Process, erro
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
-	cmd.SysProcAttr.Setpgid = !cmd.SysProcAttr.Setsid // a session is a group, too
+	cmd.SysProcAttr.Setpgid = !cmd.SysProcAttr.Setsid   // a session is a group, too
 	if cmd.SysProcAttr.Pdeathsig == 0 && enter == nil { // Go's child would not find its parent from a machine, and end
 		cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 	}
@@ -234,7 +234,7 @@ func Locate(variable, program string, places ...string) (string, error) {
 			return place, nil
 		}
 	}
-	return "", fmt.Errorf("%s is not installed: run 'make deps', or set %s to its path", program, variable)
+	return "", fmt.Errorf("%s is not installed: run 'make components', or set %s to its path", program, variable)
 }
 
 // Eventually polls check until it answers nil and fails the test after limit.

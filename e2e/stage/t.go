@@ -26,8 +26,8 @@ type T interface {
 // Proof is what a component has shown of itself.
 type Proof struct {
 	Version string
-	Ready         time.Duration // from its start to its first good answer
-	Fact          string        // what only the real thing does, refused and accepted
+	Ready   time.Duration // from its start to its first good answer
+	Fact    string        // what only the real thing does, refused and accepted
 }
 
 // Session is a T for programs that are no tests.
