@@ -17,6 +17,7 @@ import (
 
 	"github.com/authsec-ai/icp/e2e/stage"
 	"github.com/authsec-ai/icp/e2e/stage/softhsm"
+	"github.com/authsec-ai/icp/e2e/stage/swtpm"
 )
 
 // component is a part of the stage and how it proves itself.
@@ -28,6 +29,7 @@ type component struct {
 // components in the order in which they are shown.
 var components = []component{
 	{"SoftHSM", softhsm.Prove},
+	{"swtpm", swtpm.Prove},
 }
 
 func main() {

@@ -158,7 +158,7 @@ func (k *Token) proveEncrypted(t stage.T) int {
 	}
 	k.importKey(t, key)
 	k.proveSignature(t, imported, &key.PublicKey) // it is in there
-	secret = bytes.TrimLeft(secret, "\x00") // as a number is stored
+	secret = bytes.TrimLeft(secret, "\x00")       // as a number is stored
 	files, plain := k.holding(t, secret)
 	if len(plain) > 0 {
 		t.Fatalf("the private key lies in plain in %s", plain)
