@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/authsec-ai/icp/e2e/stage"
+	"github.com/authsec-ai/icp/e2e/stage/softhsm"
+	"github.com/authsec-ai/icp/e2e/stage/swtpm"
 )
 
 // component is a part of the stage and how it proves itself.
@@ -25,7 +27,10 @@ type component struct {
 }
 
 // components in the order in which they are shown.
-var components = []component{}
+var components = []component{
+	{"SoftHSM", softhsm.Prove},
+	{"swtpm", swtpm.Prove},
+}
 
 func main() {
 	left := flag.String("left", "", "start nothing; report what the run of this name has left")
