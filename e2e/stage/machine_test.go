@@ -172,12 +172,13 @@ func TestSession(t *testing.T) {
 		for i := range 3 {
 			s.Cleanup(func() { undone = append(undone, i) })
 		}
+		s.Cleanup(func() { s.Cleanup(func() { undone = append(undone, 3) }) })
 		s.Fatalf("no %s", "luck")
 	})
 	if err == nil || err.Error() != "no luck" {
 		t.Errorf("error %v", err)
 	}
-	if fmt.Sprint(undone) != "[2 1 0]" {
+	if fmt.Sprint(undone) != "[3 2 1 0]" {
 		t.Errorf("undone %v", undone)
 	}
 }
