@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/authsec-ai/icp/e2e/stage"
+	"github.com/authsec-ai/icp/e2e/stage/docker"
+	"github.com/authsec-ai/icp/e2e/stage/podman"
 	"github.com/authsec-ai/icp/e2e/stage/softhsm"
 	"github.com/authsec-ai/icp/e2e/stage/swtpm"
 )
@@ -30,6 +32,10 @@ type component struct {
 var components = []component{
 	{"SoftHSM", softhsm.Prove},
 	{"swtpm", swtpm.Prove},
+	{"docker", docker.Prove},
+	{"docker, cgroups v2", docker.ProveV2},
+	{"podman", podman.Prove},
+	{"podman, cgroups v2", podman.ProveV2},
 }
 
 func main() {
