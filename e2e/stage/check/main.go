@@ -56,7 +56,6 @@ func main() {
 // proveAll says whether every component that is asked for has proven itself.
 func proveAll(ctx context.Context, names []string) bool {
 	from, shown, failed := time.Now(), 0, 0
-	fmt.Printf("%-24s %-12s %8s  %s\n", "COMPONENT", "VERSION", "READY", "FACT")
 	for _, c := range components {
 		if !asked(c.name, names) {
 			continue
@@ -65,16 +64,32 @@ func proveAll(ctx context.Context, names []string) bool {
 		var proof stage.Proof
 		if err := stage.Run(ctx, func(s *stage.Session) { proof = c.prove(s) }); err != nil {
 			failed++
-			fmt.Printf("%-24s FAILED: %v\n", c.name, err)
+			fmt.Printf("%-30s FAILED\n%v\n", c.name, err)
 			continue
 		}
-		fmt.Printf("%-24s %-12s %7.2fs  %s\n", c.name, proof.Version, proof.Ready.Seconds(), proof.Fact)
+		fmt.Printf("%-30s %-16s ready in %.2fs\n%s", c.name, proof.Version, proof.Ready.Seconds(), wrap(proof.Fact))
 	}
 	fmt.Printf("%d components in %.0fs, %d failed\n", shown, time.Since(from).Seconds(), failed)
 	if shown == 0 {
 		fmt.Println("no component has such a name")
 	}
 	return failed == 0 && shown > 0
+}
+
+// wrap breaks a text into indented lines.
+func wrap(text string) string {
+	const width = 96
+	var out strings.Builder
+	line := ""
+	for _, word := range strings.Fields(text) {
+		if len(line)+1+len(word) > width && line != "" {
+			fmt.Fprintf(&out, "   %s\n", line)
+			line = ""
+		}
+		line += " " + word
+	}
+	fmt.Fprintf(&out, "   %s\n", line)
+	return out.String()
 }
 
 func asked(name string, names []string) bool {
