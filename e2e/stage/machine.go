@@ -248,6 +248,13 @@ func (m *Machine) Output(t T, cmd *exec.Cmd) string {
 	return p.Tail(1 << 20)
 }
 
+// Cover shows source, a file or a folder, at path inside the machine. What lies
+// at path on this host stays as it is.
+func (m *Machine) Cover(t T, path, source string) {
+	t.Helper()
+	m.Output(t, exec.Command("mount", "--bind", source, path))
+}
+
 // enter moves this thread into the machine. What the thread starts is born
 // there; the thread itself must not be used for anything else afterwards.
 func (m *Machine) enter() error {
