@@ -1,0 +1,160 @@
+package kubernetes
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"github.com/authsec-ai/icp/e2e/stage"
+)
+
+// ControlPlane is a real kube-apiserver on an etcd of its own, with RBAC and
+// signed ServiceAccount tokens.
+type ControlPlane struct {
+	URL        string            // https://127.0.0.1:PORT
+	CAFile     string            // PEM; verifies the API server
+	Kubeconfig string            // a file; makes its user an administrator
+	Version    string            // as the API server says, "v1.36.3"
+	SigningKey *ecdsa.PrivateKey // of ServiceAccount tokens
+	Ready      time.Duration     // from etcd's start to the API server's first good answer
+
+	home  string // kubectl's
+	pki   *pki
+	admin rest // proves itself by certificate
+	guest rest // has no credentials
+}
+
+// Issuer is the issuer of ServiceAccount tokens, and the audience of those that
+// are for the API server itself.
+const Issuer = "https://kubernetes.default.svc.cluster.local"
+
+// startLimit bounds each component's start on a machine with much else to do.
+const startLimit = 2 * time.Minute
+
+// StartControlPlane starts a control plane on this host's loopback, as an
+// unprivileged user. It has no controllers: a new namespace gets no "default"
+// ServiceAccount, a Deployment no pods. A pod needs no ServiceAccount to be
+// admitted.
+func StartControlPlane(t stage.T) *ControlPlane {
+	t.Helper()
+	return startControlPlane(t, site{
+		start: stage.Start, port: stage.FreePort(t), ip: "127.0.0.1",
+		flags: []string{"--endpoint-reconciler-type=none", "--disable-admission-plugins=ServiceAccount"},
+	})
+}
+
+// site is where a control plane runs.
+type site struct {
+	start func(stage.T, string, *exec.Cmd) *stage.Process
+	port  int      // of the API server
+	ip    string   // of the API server, as nodes see it
+	flags []string // more of them for the API server
+}
+
+func startControlPlane(t stage.T, s site) *ControlPlane {
+	t.Helper()
+	dir := stage.Folder(t)
+	c := &ControlPlane{URL: "https://" + loopback(s.port), home: dir}
+	c.makeCredentials(t, s)
+	from := time.Now()
+	etcd := startEtcd(t, s, filepath.Join(dir, "etcd"))
+	server := s.start(t, "kube-apiserver", unprivileged(t, program(t, "kube-apiserver"), c.serverFlags(s, etcd)...))
+	t.Cleanup(server.Kill) // else it waits for those who watch
+	server.WaitReady(t, startLimit, c.answers)
+	c.Ready = time.Since(from)
+	return c
+}
+
+// makeCredentials writes what the servers and the clients prove themselves with.
+func (c *ControlPlane) makeCredentials(t stage.T, s site) {
+	t.Helper()
+	c.pki = newPKI(t, filepath.Join(c.home, "pki"))
+	c.CAFile = c.pki.path("ca.crt")
+	c.pki.server(t, "apiserver", "127.0.0.1", s.ip, serviceIP, "localhost", "kubernetes.default.svc")
+	c.pki.client(t, "admin", "admin", "system:masters")
+	c.pki.client(t, "apiserver-kubelet", "apiserver-kubelet", "system:masters")
+	c.SigningKey = newKey(t)
+	c.pki.writeKey(t, "serviceaccounts", c.SigningKey)
+	c.pki.writePublicKey(t, "serviceaccounts", &c.SigningKey.PublicKey)
+	c.Kubeconfig = c.pki.kubeconfig(t, "admin", c.URL)
+	c.admin = newREST(t, c.URL, c.pki, "admin", nil)
+	c.guest = newREST(t, c.URL, c.pki, "", nil)
+}
+
+// startEtcd gives etcd's URL. It is not waited for: the API server does.
+func startEtcd(t stage.T, s site, data string) string {
+	t.Helper()
+	if err := os.Mkdir(data, 0o700); err != nil {
+		t.Fatalf("start etcd: %v", err)
+	}
+	if err := give(data); err != nil {
+		t.Fatalf("start etcd: %v", err)
+	}
+	clients, peers := "http://"+loopback(stage.FreePort(t)), "http://"+loopback(stage.FreePort(t))
+	s.start(t, "etcd", unprivileged(t, stage.Find(t, "ICP_TEST_ETCD", "etcd"),
+		"--data-dir="+data, "--unsafe-no-fsync", // it need not outlive the test
+		"--heartbeat-interval=10", "--election-timeout=100", // it has nobody to wait for
+		"--listen-client-urls="+clients, "--advertise-client-urls="+clients, "--listen-peer-urls="+peers))
+	return clients
+}
+
+// The cluster's networks: of services, where serviceIP is the API server's, and
+// of pods.
+const (
+	serviceNetwork = "10.96.0.0/16"
+	serviceIP      = "10.96.0.1"
+	podNetwork     = "10.244.0.0/16"
+)
+
+func (c *ControlPlane) serverFlags(s site, etcd string) []string {
+	return append([]string{
+		"--etcd-servers=" + etcd,
+		"--bind-address=" + bindAddress(s.ip), fmt.Sprintf("--secure-port=%d", s.port), "--advertise-address=" + s.ip,
+		"--tls-cert-file=" + c.pki.path("apiserver.crt"), "--tls-private-key-file=" + c.pki.path("apiserver.key"),
+		"--client-ca-file=" + c.CAFile,
+		"--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction",
+		"--service-account-issuer=" + Issuer,
+		"--service-account-key-file=" + c.pki.path("serviceaccounts.pub"),
+		"--service-account-signing-key-file=" + c.pki.path("serviceaccounts.key"),
+		"--service-cluster-ip-range=" + serviceNetwork,
+		"--kubelet-client-certificate=" + c.pki.path("apiserver-kubelet.crt"),
+		"--kubelet-client-key=" + c.pki.path("apiserver-kubelet.key"),
+		"--kubelet-certificate-authority=" + c.CAFile,
+		"--kubelet-preferred-address-types=InternalIP",
+		"--allow-privileged=true",
+	}, s.flags...)
+}
+
+// bindAddress gives where a server listens that others reach at ip: a machine's
+// is all of the machine's addresses.
+func bindAddress(ip string) string {
+	if ip == "127.0.0.1" {
+		return ip
+	}
+	return "0.0.0.0"
+}
+
+// answers says whether the API server is ready and has made what every cluster
+// has.
+func (c *ControlPlane) answers() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	for _, path := range []string{"/readyz", "/api/v1/namespaces/default"} {
+		status, body, err := c.admin.do(ctx, "", http.MethodGet, path, nil, nil)
+		if err != nil {
+			return err
+		}
+		if status != http.StatusOK {
+			return fmt.Errorf("%s answers %d %s", path, status, body)
+		}
+	}
+	var version struct{ GitVersion string }
+	_, _, err := c.admin.do(ctx, "", http.MethodGet, "/version", nil, &version)
+	c.Version = version.GitVersion
+	return err
+}

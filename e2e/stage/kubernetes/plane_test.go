@@ -1,0 +1,12 @@
+package kubernetes_test
+
+import (
+	"testing"
+
+	"github.com/authsec-ai/icp/e2e/stage/kubernetes"
+)
+
+func TestProveControlPlane(t *testing.T) {
+	p := kubernetes.ProveControlPlane(t)
+	t.Logf("%s, ready after %s: %s", p.Version, p.Ready, p.Fact)
+}
