@@ -1,13 +1,13 @@
 package kubernetes
 
 import (
-	"context"
 	"crypto/ecdsa"
 	"fmt"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/authsec-ai/icp/e2e/stage"
@@ -23,10 +23,9 @@ type ControlPlane struct {
 	SigningKey *ecdsa.PrivateKey // of ServiceAccount tokens
 	Ready      time.Duration     // from etcd's start to the API server's first good answer
 
-	home  string // kubectl's
-	pki   *pki
-	admin rest // proves itself by certificate
-	guest rest // has no credentials
+	home string // kubectl's
+	pki  *pki
+	api  rest
 }
 
 // Issuer is the issuer of ServiceAccount tokens, and the audience of those that
@@ -82,8 +81,7 @@ func (c *ControlPlane) makeCredentials(t stage.T, s site) {
 	c.pki.writeKey(t, "serviceaccounts", c.SigningKey)
 	c.pki.writePublicKey(t, "serviceaccounts", &c.SigningKey.PublicKey)
 	c.Kubeconfig = c.pki.kubeconfig(t, "admin", c.URL)
-	c.admin = newREST(t, c.URL, c.pki, "admin", nil)
-	c.guest = newREST(t, c.URL, c.pki, "", nil)
+	c.api = newREST(t, c.URL, c.pki, nil)
 }
 
 // startEtcd gives etcd's URL. It is not waited for: the API server does.
@@ -142,19 +140,22 @@ func bindAddress(ip string) string {
 // answers says whether the API server is ready and has made what every cluster
 // has.
 func (c *ControlPlane) answers() error {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
 	for _, path := range []string{"/readyz", "/api/v1/namespaces/default"} {
-		status, body, err := c.admin.do(ctx, "", http.MethodGet, path, nil, nil)
-		if err != nil {
+		if err := c.has(path, nil); err != nil {
 			return err
-		}
-		if status != http.StatusOK {
-			return fmt.Errorf("%s answers %d %s", path, status, body)
 		}
 	}
 	var version struct{ GitVersion string }
-	_, _, err := c.admin.do(ctx, "", http.MethodGet, "/version", nil, &version)
+	err := c.has("/version", &version)
 	c.Version = version.GitVersion
+	return err
+}
+
+// has says whether the API server has something at path, and reads it into answer.
+func (c *ControlPlane) has(path string, answer any) error {
+	status, text, err := c.api.do("", http.MethodGet, path, nil, answer)
+	if err == nil && status != http.StatusOK {
+		err = fmt.Errorf("%s: %d %s", path, status, strings.TrimSpace(text))
+	}
 	return err
 }

@@ -36,3 +36,31 @@ func ProveControlPlane(t stage.T) stage.Proof {
 	return stage.Proof{Version: c.Version, Ready: c.Ready,
 		Fact: "TokenReview: true token is " + user + "; forged, expired and wrong-audience ones refused"}
 }
+
+// ProveCluster shows that a process in the node knows each of a Deployment's pods
+// that connects to its socket, by the kernel's word, from the others, and that
+// each pod's projected token is that pod's, for its audience alone.
+func ProveCluster(t stage.T) stage.Proof {
+	t.Helper()
+	c := StartCluster(t)
+	probe := image.OfProbe(t, "icp.test/probe:1", nil)
+	c.Import(t, probe.File)
+	socket := filepath.Join(c.HostPath, "agent.sock")
+	agent := c.Machine.Start(t, "agent", exec.Command(image.Probe(t), "listen", socket))
+	c.Namespace(t, "demo")
+	c.Apply(t, fmt.Sprintf(deployment, c.HostPath))
+	pods := c.WaitPods(t, "demo", "app=web", 2)
+	for i, pod := range pods {
+		stage.Eventually(t, startLimit, func() error { return seen(agent, pod) })
+		token := c.Exec(t, pod, "/probe", "cat", "/run/secrets/icp/token")
+		mine, others := c.Review(t, token, "icp"), c.Review(t, token, "other")
+		if uids := mine.Extra["authentication.kubernetes.io/pod-uid"]; !slices.Equal(uids, []string{pod.UID}) || uids[0] == pods[1-i].UID {
+			t.Fatalf("the projected token of pod %s is not that pod's: %+v", pod.UID, mine)
+		}
+		if others.Authenticated || !strings.Contains(others.Error, "invalid for the target audiences") {
+			t.Fatalf("a projected token is not refused for its audience: %+v", others)
+		}
+	}
+	return stage.Proof{Version: c.Version, Ready: c.NodeReady, Fact: fmt.Sprintf(
+		"%s, %s: peer in %s is pod %s, not %s; token bound to it, refused for another audience", c.kubeletVersion(t), c.Runtime, cgroup(pods[0]), pods[0].Name, pods[1].Name)}
+}

@@ -21,40 +21,46 @@ const askLimit = time.Minute
 
 // rest asks a server of the cluster over HTTPS.
 type rest struct {
-	url  string
-	http *http.Client
+	url   string
+	admin *http.Client // proves itself by certificate
+	guest *http.Client // has none
 }
 
-// newREST gives a client of the server at url that shows the certificate NAME.crt,
-// or none if name is empty. dial is nil for what this host's network reaches.
-func newREST(t stage.T, url string, p *pki, name string, dial func(context.Context, string, string) (net.Conn, error)) rest {
+// dialer is what http.Transport connects with.
+type dialer func(ctx context.Context, network, addr string) (net.Conn, error)
+
+// newREST gives a client of the server at url. A nil dial stands for this host's
+// network.
+func newREST(t stage.T, url string, p *pki, dial dialer) rest {
 	t.Helper()
+	cert, err := tls.LoadX509KeyPair(p.path("admin.crt"), p.path("admin.key"))
+	if err != nil {
+		t.Fatalf("load the administrator's certificate: %v", err)
+	}
 	roots := x509.NewCertPool()
 	roots.AddCert(p.cert)
-	config := &tls.Config{RootCAs: roots}
-	if name != "" {
-		cert, err := tls.LoadX509KeyPair(p.path(name+".crt"), p.path(name+".key"))
-		if err != nil {
-			t.Fatalf("load a client's certificate: %v", err)
-		}
-		config.Certificates = []tls.Certificate{cert}
+	client := func(certs ...tls.Certificate) *http.Client {
+		transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, Certificates: certs}, DialContext: dial}
+		t.Cleanup(transport.CloseIdleConnections)
+		return &http.Client{Transport: transport, Timeout: askLimit}
 	}
-	transport := &http.Transport{TLSClientConfig: config, DialContext: dial}
-	t.Cleanup(transport.CloseIdleConnections)
-	return rest{url, &http.Client{Transport: transport}}
+	return rest{url: url, admin: client(cert), guest: client()}
 }
 
-// do sends body as JSON unless it is nil, and reads the body of a 2xx into answer
-// unless that is nil. A PATCH is a JSON merge patch.
-func (r rest) do(ctx context.Context, token, method, path string, body, answer any) (int, string, error) {
-	request, err := newRequest(ctx, method, r.url+path, body)
+// do asks with a bearer token or, if that is empty, as the administrator. It sends
+// body as JSON unless it is nil, and reads the body of a 2xx into answer unless
+// that is nil. It gives the answer's status and body.
+func (r rest) do(token, method, path string, body, answer any) (int, string, error) {
+	request, err := newRequest(method, r.url+path, body)
 	if err != nil {
 		return 0, "", err
 	}
+	who := r.admin
 	if token != "" {
+		who = r.guest
 		request.Header.Set("Authorization", "Bearer "+token)
 	}
-	response, err := r.http.Do(request)
+	response, err := who.Do(request)
 	if err != nil {
 		return 0, "", err
 	}
@@ -69,7 +75,7 @@ func (r rest) do(ctx context.Context, token, method, path string, body, answer a
 	return response.StatusCode, string(raw), nil
 }
 
-func newRequest(ctx context.Context, method, url string, body any) (*http.Request, error) {
+func newRequest(method, url string, body any) (*http.Request, error) {
 	var content io.Reader
 	if body != nil {
 		raw, err := json.Marshal(body)
@@ -78,7 +84,7 @@ func newRequest(ctx context.Context, method, url string, body any) (*http.Reques
 		}
 		content = bytes.NewReader(raw)
 	}
-	request, err := http.NewRequestWithContext(ctx, method, url, content)
+	request, err := http.NewRequest(method, url, content)
 	if err != nil {
 		return nil, err
 	}
@@ -95,17 +101,17 @@ func newRequest(ctx context.Context, method, url string, body any) (*http.Reques
 // read into answer, unless that is nil.
 func (c *ControlPlane) Do(t stage.T, token, method, path string, body, answer any) (int, string) {
 	t.Helper()
-	who := c.guest
-	if token == "" {
-		who = c.admin
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), askLimit)
-	defer cancel()
-	status, text, err := who.do(ctx, token, method, path, body, answer)
+	status, text, err := c.api.do(token, method, path, body, answer)
 	if err != nil {
 		t.Fatalf("ask the API server: %v", err)
 	}
 	return status, text
+}
+
+// Namespace makes a namespace.
+func (c *ControlPlane) Namespace(t stage.T, name string) {
+	t.Helper()
+	c.must(t, http.MethodPost, "/api/v1/namespaces", map[string]any{"metadata": map[string]any{"name": name}}, nil)
 }
 
 // must is Do as the administrator, to whom nothing is refused.

@@ -5,9 +5,10 @@
 //	probe listen SOCK          print what the kernel says of each who connects, and answer it
 //	probe http ADDR            serve a page that names the host
 //	probe get URL              print a page
+//	probe cat FILE             print a file
 //	probe fetch                print the SPIFFE ID that $SPIFFE_ENDPOINT_SOCKET gives
 //
-// All but the last two go on until SIGTERM.
+// The first four go on until SIGTERM.
 package main
 
 import (
@@ -52,10 +53,14 @@ func run(ctx context.Context, args []string) error {
 		return serve(ctx, what)
 	case "get":
 		return get(ctx, what)
+	case "cat":
+		content, err := os.ReadFile(what)
+		fmt.Print(string(content))
+		return err
 	case "fetch":
 		return fetch(ctx)
 	}
-	return errors.New("usage: probe pause | connect SOCK [WORD] | listen SOCK | http ADDR | get URL | fetch")
+	return errors.New("usage: probe pause | connect SOCK [WORD] | listen SOCK | http ADDR | get URL | cat FILE | fetch")
 }
 
 // connect goes on when nobody listens yet.

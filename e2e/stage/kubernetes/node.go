@@ -1,0 +1,108 @@
+package kubernetes
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+
+	"github.com/authsec-ai/icp/e2e/stage"
+)
+
+// runtimeSocket is containerd's, in the machine's own /run.
+const runtimeSocket = "/run/containerd/containerd.sock"
+
+// pauseImage is what holds a pod's namespaces.
+const pauseImage = "icp.test/pause:1"
+
+// containerdConfig needs the path of the CNI's configuration.
+const containerdConfig = `version = 2
+disabled_plugins = ["io.containerd.internal.v1.opt"] # it would make a folder in /opt
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "` + pauseImage + `"
+  disable_tcp_service = true
+  restrict_oom_score_adj = true
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "/usr/lib/cni"
+    conf_dir = %q
+  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+    runtime_type = "io.containerd.runc.v2"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+      SystemdCgroup = false
+`
+
+// network is the CNI's configuration: a bridge with an address for each pod.
+const network = `{"cniVersion": "0.4.0", "name": "pods", "plugins": [
+  {"type": "bridge", "bridge": "pods0", "isGateway": true, "hairpinMode": true, "ipam":
+    {"type": "host-local", "ranges": [[{"subnet": "` + podNetwork + `"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
+  {"type": "portmap", "capabilities": {"portMappings": true}}]}`
+
+func (c *Cluster) startContainerd(t stage.T) {
+	t.Helper()
+	cni := c.write(t, "cni", "")
+	c.write(t, "cni/pods.conflist", network)
+	config := c.write(t, "containerd.toml", fmt.Sprintf(containerdConfig, cni))
+	cmd := exec.Command(stage.Find(t, "ICP_TEST_CONTAINERD", "containerd"), "--config", config)
+	cmd.Env = c.nodeEnv(t)
+	containerd := c.Machine.Start(t, "containerd", cmd)
+	containerd.WaitReady(t, startLimit, func() error {
+		conn, err := net.Dial("unix", fmt.Sprintf("/proc/%d/root%s", containerd.PID, runtimeSocket))
+		if err != nil {
+			return err
+		}
+		return conn.Close()
+	})
+}
+
+// nodeEnv keeps the node's temporary files out of the host's.
+func (c *Cluster) nodeEnv(t stage.T) []string {
+	return append(os.Environ(), "TMPDIR="+c.write(t, "tmp", ""))
+}
+
+// Import makes an image, in a tar file, known to the node's containerd.
+func (c *Cluster) Import(t stage.T, tar string) {
+	t.Helper()
+	c.Machine.Output(t, exec.Command("ctr", "--address", runtimeSocket, "--namespace", "k8s.io", "images", "import", tar))
+}
+
+func (c *Cluster) startKubelet(t stage.T) *stage.Process {
+	t.Helper()
+	c.pki.server(t, "kubelet", NodeIP, "127.0.0.1", NodeName, "localhost")
+	c.pki.client(t, "node", "system:node:"+NodeName, "system:nodes")
+	config, err := json.Marshal(c.kubeletConfig())
+	if err != nil {
+		t.Fatalf("configure kubelet: %v", err)
+	}
+	cmd := exec.Command(program(t, "kubelet"), "--config="+c.write(t, "kubelet.json", string(config)),
+		"--kubeconfig="+c.pki.kubeconfig(t, "node", c.URL), "--hostname-override="+NodeName, "--node-ip="+NodeIP)
+	cmd.Env = c.nodeEnv(t)
+	return c.Machine.Start(t, "kubelet", cmd)
+}
+
+type object map[string]any
+
+func (c *Cluster) kubeletConfig() object {
+	return object{
+		"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
+		"port": kubeletPort, "readOnlyPort": 0,
+		"tlsCertFile": c.pki.path("kubelet.crt"), "tlsPrivateKeyFile": c.pki.path("kubelet.key"),
+		"authentication": object{
+			"anonymous": object{"enabled": false},
+			"webhook":   object{"enabled": true},
+			"x509":      object{"clientCAFile": c.CAFile},
+		},
+		"authorization":            object{"mode": "Webhook"},
+		"containerRuntimeEndpoint": "unix://" + runtimeSocket,
+		"cgroupDriver":             "cgroupfs",
+		"failCgroupV1":             false,
+		"failSwapOn":               false,
+		"protectKernelDefaults":    true, // the settings are covered, not set
+		"makeIPTablesUtilChains":   false,
+		"volumePluginDir":          "/var/lib/kubelet/volume-plugins",
+		// A full disk of the host is not the node's.
+		"imageGCHighThresholdPercent": 100,
+		"evictionHard": object{"memory.available": "100Mi", "nodefs.available": "0%", "nodefs.inodesFree": "0%",
+			"imagefs.available": "0%", "imagefs.inodesFree": "0%"},
+	}
+}
