@@ -55,6 +55,41 @@ echo "interfaces $(ls /proc/self/net/dev_snmp6 2>/dev/null || sed 1,2d /proc/net
 echo "host name $(hostname)"
 `
 
+// TestMachineFiles checks which files a machine shares with the host.
+func TestMachineFiles(t *testing.T) {
+	m := stage.NewMachine(t, stage.CgroupsHost)
+	m.Output(t, exec.Command("test", "-s", "/etc/passwd")) // sees what was there
+	shared := stage.Folder(t)
+	for folder, want := range map[string]bool{"/etc": false, "/opt": false, "/var/lib": false, "/run": false, "/dev/shm": false, shared: true} {
+		path := filepath.Join(folder, m.Name)
+		m.Output(t, exec.Command("sh", "-c", "echo x >"+path+" && test -s "+path))
+		if _, err := os.Stat(path); (err == nil) != want {
+			t.Errorf("outside, %s: %v; shared is %v", path, err, want)
+			_ = os.Remove(path)
+		}
+	}
+}
+
+// TestMachineOutside checks that an id in the machine leads to its process
+// outside, and that another machine's like id does not.
+func TestMachineOutside(t *testing.T) {
+	m, other := stage.NewMachine(t, stage.CgroupsHost), stage.NewMachine(t, stage.CgroupsV2)
+	for _, machine := range []*stage.Machine{m, other} {
+		p := machine.Start(t, "shell", exec.Command("sh", "-c", "echo $$; sleep 600"))
+		var inside int
+		p.WaitReady(t, time.Minute, func() error {
+			_, err := fmt.Sscan(p.Tail(100), &inside)
+			return err
+		})
+		if outside := machine.Outside(inside); outside != p.PID {
+			t.Errorf("%d in %s is %d outside, want %d", inside, machine.Name, outside, p.PID)
+		}
+	}
+	if outside := m.Outside(1 << 22); outside != 0 {
+		t.Errorf("an id that no process has is %d outside", outside)
+	}
+}
+
 func TestMachineNetwork(t *testing.T) {
 	m := stage.NewMachine(t, stage.CgroupsHost)
 	l, err := m.Listen("tcp", "127.0.0.1:0")
@@ -138,12 +173,13 @@ func TestSession(t *testing.T) {
 		for i := range 3 {
 			s.Cleanup(func() { undone = append(undone, i) })
 		}
+		s.Cleanup(func() { s.Cleanup(func() { undone = append(undone, 3) }) })
 		s.Fatalf("no %s", "luck")
 	})
 	if err == nil || err.Error() != "no luck" {
 		t.Errorf("error %v", err)
 	}
-	if fmt.Sprint(undone) != "[2 1 0]" {
+	if fmt.Sprint(undone) != "[3 2 1 0]" {
 		t.Errorf("undone %v", undone)
 	}
 }
