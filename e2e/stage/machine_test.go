@@ -188,12 +188,12 @@ func TestSession(t *testing.T) {
 // host's.
 func TestMachineCover(t *testing.T) {
 	m, folder := stage.NewMachine(t, stage.CgroupsHost), stage.Folder(t)
-	m.Cover(t, "/var/lib", folder)
-	m.Output(t, exec.Command("sh", "-c", "echo mine > /var/lib/"+m.Name))
+	m.Cover(t, "/usr/local", folder)
+	m.Output(t, exec.Command("sh", "-c", "echo mine > /usr/local/"+m.Name))
 	if got, err := os.ReadFile(filepath.Join(folder, m.Name)); err != nil || string(got) != "mine\n" {
 		t.Errorf("in the folder that covers: %q, %v", got, err)
 	}
-	if _, err := os.Stat("/var/lib/" + m.Name); !os.IsNotExist(err) {
+	if _, err := os.Stat("/usr/local/" + m.Name); !os.IsNotExist(err) {
 		t.Errorf("at the covered path of the host: %v, want nothing", err)
 	}
 }

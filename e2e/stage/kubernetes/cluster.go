@@ -23,7 +23,7 @@ type Cluster struct {
 	KubeletURL string         // reached from inside the machine, also at 127.0.0.1; verified by CAFile
 	NodeReady  time.Duration  // from etcd's start to a node that takes pods
 
-	folder  string // the node's: configuration, and what lies in its /var
+	folder  string // the node's: configuration and disk
 	kubelet rest
 }
 
@@ -58,14 +58,12 @@ func StartCluster(t stage.T) *Cluster {
 	return c
 }
 
-// isolate has the node write where nobody else does: /var is shared with the host,
-// and so are the kernel's settings outside of the network.
+// isolate gives the node a disk of its own, where layers of images can lie, which
+// they can't on a machine's /var, and settings of its own: those outside of the
+// network are the whole host's.
 func (c *Cluster) isolate(t stage.T) {
 	t.Helper()
-	for _, path := range []string{"/var/lib", "/var/log"} {
-		own := c.write(t, path, "")
-		c.Machine.Cover(t, path, own)
-	}
+	c.Machine.Cover(t, "/var/lib", c.write(t, "disk", ""))
 	for path, value := range settings {
 		c.Machine.Cover(t, path, c.write(t, path, value))
 	}

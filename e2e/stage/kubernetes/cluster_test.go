@@ -6,7 +6,7 @@ import (
 	"github.com/authsec-ai/icp/e2e/stage/kubernetes"
 )
 
-func TestCluster(t *testing.T) {
-	c := kubernetes.StartCluster(t)
-	t.Logf("control plane ready after %s, node after %s", c.Ready, c.NodeReady)
+func TestProveCluster(t *testing.T) {
+	p := kubernetes.ProveCluster(t)
+	t.Logf("%s, ready after %s: %s", p.Version, p.Ready, p.Fact)
 }

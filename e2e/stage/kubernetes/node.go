@@ -18,7 +18,6 @@ const pauseImage = "icp.test/pause:1"
 
 // containerdConfig needs the path of the CNI's configuration.
 const containerdConfig = `version = 2
-disabled_plugins = ["io.containerd.internal.v1.opt"] # it would make a folder in /opt
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "` + pauseImage + `"
   disable_tcp_service = true
@@ -44,7 +43,7 @@ func (c *Cluster) startContainerd(t stage.T) {
 	c.write(t, "cni/pods.conflist", network)
 	config := c.write(t, "containerd.toml", fmt.Sprintf(containerdConfig, cni))
 	cmd := exec.Command(stage.Find(t, "ICP_TEST_CONTAINERD", "containerd"), "--config", config)
-	cmd.Env = c.nodeEnv(t)
+	cmd.Env = nodeEnv()
 	containerd := c.Machine.Start(t, "containerd", cmd)
 	containerd.WaitReady(t, startLimit, func() error {
 		conn, err := net.Dial("unix", fmt.Sprintf("/proc/%d/root%s", containerd.PID, runtimeSocket))
@@ -56,9 +55,7 @@ func (c *Cluster) startContainerd(t stage.T) {
 }
 
 // nodeEnv keeps the node's temporary files out of the host's.
-func (c *Cluster) nodeEnv(t stage.T) []string {
-	return append(os.Environ(), "TMPDIR="+c.write(t, "tmp", ""))
-}
+func nodeEnv() []string { return append(os.Environ(), "TMPDIR=/var/tmp") }
 
 // Import makes an image, in a tar file, known to the node's containerd.
 func (c *Cluster) Import(t stage.T, tar string) {
@@ -76,7 +73,7 @@ func (c *Cluster) startKubelet(t stage.T) *stage.Process {
 	}
 	cmd := exec.Command(program(t, "kubelet"), "--config="+c.write(t, "kubelet.json", string(config)),
 		"--kubeconfig="+c.pki.kubeconfig(t, "node", c.URL), "--hostname-override="+NodeName, "--node-ip="+NodeIP)
-	cmd.Env = c.nodeEnv(t)
+	cmd.Env = nodeEnv()
 	return c.Machine.Start(t, "kubelet", cmd)
 }
 

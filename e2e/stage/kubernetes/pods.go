@@ -24,6 +24,16 @@ type Pod struct {
 	Containers           []Container
 }
 
+// Cgroup gives the path of the control group of the pod's first container, as the
+// node sees it.
+func (p Pod) Cgroup() string {
+	class := strings.ToLower(p.QOS) + "/"
+	if p.QOS == "Guaranteed" {
+		class = ""
+	}
+	return "/kubepods/" + class + "pod" + p.UID + "/" + p.Containers[0].ID
+}
+
 // Container is one of a pod's.
 type Container struct {
 	Name    string

@@ -1,11 +1,17 @@
 package kubernetes
 
 import (
+	"encoding/json"
 	"fmt"
+	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/authsec-ai/icp/e2e/stage"
+	"github.com/authsec-ai/icp/e2e/stage/image"
+	"github.com/authsec-ai/icp/e2e/stage/peer"
 )
 
 // ProveControlPlane shows that the API server accepts the token that it issued
@@ -38,29 +44,84 @@ func ProveControlPlane(t stage.T) stage.Proof {
 }
 
 // ProveCluster shows that a process in the node knows each of a Deployment's pods
-// that connects to its socket, by the kernel's word, from the others, and that
-// each pod's projected token is that pod's, for its audience alone.
+// that connects to its socket from the others, by the kernel's word, and that each
+// pod's projected token is that pod's, for its audience alone.
 func ProveCluster(t stage.T) stage.Proof {
 	t.Helper()
 	c := StartCluster(t)
-	probe := image.OfProbe(t, "icp.test/probe:1", nil)
-	c.Import(t, probe.File)
-	socket := filepath.Join(c.HostPath, "agent.sock")
-	agent := c.Machine.Start(t, "agent", exec.Command(image.Probe(t), "listen", socket))
+	c.Import(t, image.OfProbe(t, "icp.test/probe:1", nil).File)
+	agent := c.Machine.Start(t, "agent", exec.Command(image.Probe(t), "listen", filepath.Join(c.HostPath, "agent.sock")))
 	c.Namespace(t, "demo")
 	c.Apply(t, fmt.Sprintf(deployment, c.HostPath))
 	pods := c.WaitPods(t, "demo", "app=web", 2)
 	for i, pod := range pods {
-		stage.Eventually(t, startLimit, func() error { return seen(agent, pod) })
-		token := c.Exec(t, pod, "/probe", "cat", "/run/secrets/icp/token")
-		mine, others := c.Review(t, token, "icp"), c.Review(t, token, "other")
-		if uids := mine.Extra["authentication.kubernetes.io/pod-uid"]; !slices.Equal(uids, []string{pod.UID}) || uids[0] == pods[1-i].UID {
-			t.Fatalf("the projected token of pod %s is not that pod's: %+v", pod.UID, mine)
+		stage.Eventually(t, startLimit, func() error { return recognized(agent, pod, pods[1-i]) })
+		proveToken(t, c, pod)
+	}
+	runtime := c.Kubectl(t, "get", "node", NodeName, "-o", "jsonpath={.status.nodeInfo.containerRuntimeVersion}")
+	return stage.Proof{Version: c.Version, Ready: c.NodeReady, Fact: fmt.Sprintf(
+		"%s: peer in %s is pod %s, not %s; its token is bound to it and refused elsewhere",
+		runtime, filepath.Dir(pods[0].Cgroup()), pods[0].Name, pods[1].Name)}
+}
+
+// deployment needs a folder with the agent's socket.
+const deployment = `
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: web, namespace: demo}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, namespace: demo}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      serviceAccountName: web
+      terminationGracePeriodSeconds: 1
+      containers:
+      - name: web
+        image: icp.test/probe:1
+        args: [connect, /agent/agent.sock, $(NAME)]
+        env: [{name: NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]
+        securityContext: {runAsUser: 1000}
+        volumeMounts: [{name: agent, mountPath: /agent}, {name: token, mountPath: /token}]
+      volumes:
+      - {name: agent, hostPath: {path: %q, type: Directory}}
+      - {name: token, projected: {sources: [{serviceAccountToken: {audience: icp, path: token, expirationSeconds: 600}}]}}
+`
+
+// recognized says whether the agent has seen the pod, always in the control group
+// that the API server's words lead to and never in the other's.
+func recognized(agent *stage.Process, pod, other Pod) error {
+	met := false
+	for line := range strings.Lines(agent.Tail(1 << 20)) {
+		var who peer.Peer
+		if err := json.Unmarshal([]byte(line), &who); err != nil || who.Said != pod.Name {
+			continue // another pod, or a line not yet whole
 		}
-		if others.Authenticated || !strings.Contains(others.Error, "invalid for the target audiences") {
-			t.Fatalf("a projected token is not refused for its audience: %+v", others)
+		met = true
+		if group := who.Cgroup(); group != pod.Cgroup() || strings.Contains(group, other.UID) || who.UID != 1000 {
+			return fmt.Errorf("pod %+v is seen as %+v", pod, who)
 		}
 	}
-	return stage.Proof{Version: c.Version, Ready: c.NodeReady, Fact: fmt.Sprintf(
-		"%s, %s: peer in %s is pod %s, not %s; token bound to it, refused for another audience", c.kubeletVersion(t), c.Runtime, cgroup(pods[0]), pods[0].Name, pods[1].Name)}
+	if !met {
+		return fmt.Errorf("the agent has not seen %s; it printed:\n%s", pod.Name, agent.Tail(4096))
+	}
+	return nil
+}
+
+// proveToken checks the token that lies in a pod.
+func proveToken(t stage.T, c *Cluster, pod Pod) {
+	t.Helper()
+	token := c.Exec(t, pod, "/probe", "cat", "/token/token")
+	r := c.Review(t, token, "icp")
+	if bound := r.Extra["authentication.kubernetes.io/pod-uid"]; r.User != "system:serviceaccount:demo:web" || !slices.Equal(bound, []string{pod.UID}) {
+		t.Fatalf("the token of pod %+v is %+v", pod, r)
+	}
+	if r := c.Review(t, token, "other"); r.Authenticated || !strings.Contains(r.Error, "invalid for the target audiences") {
+		t.Fatalf("a pod's token for someone else: %+v", r)
+	}
 }
