@@ -105,7 +105,7 @@ func (c *Cluster) connect(t stage.T, port int) {
 	t.Helper()
 	redirect := fmt.Sprintf("-d %s -p tcp --dport 443 -j REDIRECT --to-ports %d", serviceIP, port)
 	c.Machine.Output(t, exec.Command("sh", "-ec", strings.Join([]string{
-		"ip link add node0 type dummy || ip link add node0 type bridge",
+		"ip link add node0 type dummy 2>/dev/null || ip link add node0 type bridge",
 		"ip addr add " + NodeIP + "/24 dev node0",
 		"ip addr add " + serviceIP + "/32 dev node0",
 		"ip link set node0 up",

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 
 	"github.com/authsec-ai/icp/e2e/stage"
 )
@@ -16,14 +17,14 @@ const runtimeSocket = "/run/containerd/containerd.sock"
 // pauseImage is what holds a pod's namespaces.
 const pauseImage = "icp.test/pause:1"
 
-// containerdConfig needs the path of the CNI's configuration.
+// containerdConfig needs the folders of the CNI's programs and configuration.
 const containerdConfig = `version = 2
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "` + pauseImage + `"
   disable_tcp_service = true
   restrict_oom_score_adj = true
   [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "/usr/lib/cni"
+    bin_dir = %q
     conf_dir = %q
   [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
     runtime_type = "io.containerd.runc.v2"
@@ -39,9 +40,9 @@ const network = `{"cniVersion": "0.4.0", "name": "pods", "plugins": [
 
 func (c *Cluster) startContainerd(t stage.T) {
 	t.Helper()
-	cni := c.write(t, "cni", "")
+	conf := c.write(t, "cni", "")
 	c.write(t, "cni/pods.conflist", network)
-	config := c.write(t, "containerd.toml", fmt.Sprintf(containerdConfig, cni))
+	config := c.write(t, "containerd.toml", fmt.Sprintf(containerdConfig, plugins(t), conf))
 	cmd := exec.Command(stage.Find(t, "ICP_TEST_CONTAINERD", "containerd"), "--config", config)
 	cmd.Env = nodeEnv()
 	containerd := c.Machine.Start(t, "containerd", cmd)
@@ -54,13 +55,25 @@ func (c *Cluster) startContainerd(t stage.T) {
 	})
 }
 
+// plugins gives the folder with the CNI's programs.
+func plugins(t stage.T) string {
+	t.Helper()
+	for _, dir := range []string{os.Getenv("ICP_TEST_CNI"), "/usr/lib/cni", "/opt/cni/bin"} {
+		if _, err := os.Stat(filepath.Join(dir, "host-local")); dir != "" && err == nil {
+			return dir
+		}
+	}
+	t.Fatalf("the CNI's plugins are not installed: run 'make components', or set ICP_TEST_CNI to their folder")
+	return ""
+}
+
 // nodeEnv keeps the node's temporary files out of the host's.
 func nodeEnv() []string { return append(os.Environ(), "TMPDIR=/var/tmp") }
 
 // Import makes an image, in a tar file, known to the node's containerd.
 func (c *Cluster) Import(t stage.T, tar string) {
 	t.Helper()
-	c.Machine.Output(t, exec.Command("ctr", "--address", runtimeSocket, "--namespace", "k8s.io", "images", "import", tar))
+	c.Machine.Output(t, exec.Command(stage.Find(t, "ICP_TEST_CTR", "ctr"), "--address", runtimeSocket, "--namespace", "k8s.io", "images", "import", tar))
 }
 
 func (c *Cluster) startKubelet(t stage.T) *stage.Process {

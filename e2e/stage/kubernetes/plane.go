@@ -19,8 +19,11 @@ type ControlPlane struct {
 	URL        string            // https://127.0.0.1:PORT
 	CAFile     string            // PEM; verifies the API server
 	Kubeconfig string            // a file; makes its user an administrator
+	CertFile   string            // PEM; the administrator's certificate
+	KeyFile    string            // PEM; the administrator's key
 	Version    string            // as the API server says, "v1.36.3"
 	SigningKey *ecdsa.PrivateKey // of ServiceAccount tokens
+	APIServer  *stage.Process    // to interrupt
 	Ready      time.Duration     // from etcd's start to the API server's first good answer
 
 	home string // kubectl's
@@ -62,9 +65,9 @@ func startControlPlane(t stage.T, s site) *ControlPlane {
 	c.makeCredentials(t, s)
 	from := time.Now()
 	etcd := startEtcd(t, s, filepath.Join(dir, "etcd"))
-	server := s.start(t, "kube-apiserver", unprivileged(t, program(t, "kube-apiserver"), c.serverFlags(s, etcd)...))
-	t.Cleanup(server.Kill) // else it waits for those who watch
-	server.WaitReady(t, startLimit, c.answers)
+	c.APIServer = s.start(t, "kube-apiserver", unprivileged(t, program(t, "kube-apiserver"), c.serverFlags(s, etcd)...))
+	t.Cleanup(c.APIServer.Kill) // else it waits for those who watch
+	c.APIServer.WaitReady(t, startLimit, c.answers)
 	c.Ready = time.Since(from)
 	return c
 }
@@ -77,6 +80,7 @@ func (c *ControlPlane) makeCredentials(t stage.T, s site) {
 	c.pki.server(t, "apiserver", "127.0.0.1", s.ip, serviceIP, "localhost", "kubernetes.default.svc")
 	c.pki.client(t, "admin", "admin", "system:masters")
 	c.pki.client(t, "apiserver-kubelet", "apiserver-kubelet", "system:masters")
+	c.CertFile, c.KeyFile = c.pki.path("admin.crt"), c.pki.path("admin.key")
 	c.SigningKey = newKey(t)
 	c.pki.writeKey(t, "serviceaccounts", c.SigningKey)
 	c.pki.writePublicKey(t, "serviceaccounts", &c.SigningKey.PublicKey)
@@ -125,6 +129,7 @@ func (c *ControlPlane) serverFlags(s site, etcd string) []string {
 		"--kubelet-certificate-authority=" + c.CAFile,
 		"--kubelet-preferred-address-types=InternalIP",
 		"--allow-privileged=true",
+		"--feature-gates=SizeBasedListCostEstimate=false", // it fills the log where etcd is older than 3.4.31
 	}, s.flags...)
 }
 
