@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/authsec-ai/icp/e2e/stage"
+	"github.com/authsec-ai/icp/e2e/stage/docker"
+	"github.com/authsec-ai/icp/e2e/stage/podman"
 )
 
 // component is a part of the stage and how it proves itself.
@@ -25,7 +27,12 @@ type component struct {
 }
 
 // components in the order in which they are shown.
-var components = []component{}
+var components = []component{
+	{"docker", docker.Prove},
+	{"docker, cgroups v2", docker.ProveV2},
+	{"podman", podman.Prove},
+	{"podman, cgroups v2", podman.ProveV2},
+}
 
 func main() {
 	left := flag.String("left", "", "start nothing; report what the run of this name has left")

@@ -28,7 +28,7 @@ func Probe(t stage.T) string {
 		t.Fatalf("build the probe: %v", err)
 	}
 	path := filepath.Join(dir, "probe")
-	build := exec.Command("go", "build", "-ldflags=-s -w", "-o", path, "./e2e/stage/probe")
+	build := exec.Command("go", "build", "-buildvcs=false", "-ldflags=-s -w", "-o", path, "./e2e/stage/probe")
 	build.Dir, build.Env = root, append(os.Environ(), "CGO_ENABLED=0")
 	stage.Output(t, build)
 	return path

@@ -1,6 +1,7 @@
 // Command probe is what the tests' containers run. It needs no other file.
 //
 //	probe pause                do nothing
+//	probe print WORD           print WORD
 //	probe connect SOCK [WORD]  say WORD at a unix socket, every 100 ms; print the answers
 //	probe listen SOCK          print what the kernel says of each who connects, and answer it
 //	probe http ADDR            serve a page that names the host
@@ -8,7 +9,7 @@
 //	probe cat FILE             print a file
 //	probe fetch                print the SPIFFE ID that $SPIFFE_ENDPOINT_SOCKET gives
 //
-// The first four go on until SIGTERM.
+// Those that pause, connect, listen or serve do so until SIGTERM.
 package main
 
 import (
@@ -45,6 +46,9 @@ func run(ctx context.Context, args []string) error {
 	case "pause":
 		<-ctx.Done()
 		return nil
+	case "print":
+		fmt.Println(what)
+		return nil
 	case "connect":
 		return connect(ctx, what, args[2])
 	case "listen":
@@ -60,7 +64,7 @@ func run(ctx context.Context, args []string) error {
 	case "fetch":
 		return fetch(ctx)
 	}
-	return errors.New("usage: probe pause | connect SOCK [WORD] | listen SOCK | http ADDR | get URL | cat FILE | fetch")
+	return errors.New("usage: probe pause | print WORD | connect SOCK [WORD] | listen SOCK | http ADDR | get URL | cat FILE | fetch")
 }
 
 // connect goes on when nobody listens yet.
