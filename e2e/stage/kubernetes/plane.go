@@ -23,9 +23,12 @@ type ControlPlane struct {
 	KeyFile    string            // PEM; the administrator's key
 	Version    string            // as the API server says, "v1.36.3"
 	SigningKey *ecdsa.PrivateKey // of ServiceAccount tokens
-	APIServer  *stage.Process    // to interrupt
 	Ready      time.Duration     // from etcd's start to the API server's first good answer
 
+	APIServer *stage.Process // another one after Restart
+
+	site site
+	etcd string // its URL
 	home string // kubectl's
 	pki  *pki
 	api  rest
@@ -61,23 +64,36 @@ type site struct {
 func startControlPlane(t stage.T, s site) *ControlPlane {
 	t.Helper()
 	dir := stage.Folder(t)
-	c := &ControlPlane{URL: "https://" + loopback(s.port), home: dir}
-	c.makeCredentials(t, s)
+	c := &ControlPlane{URL: "https://" + loopback(s.port), site: s, home: dir}
+	c.makeCredentials(t)
 	from := time.Now()
-	etcd := startEtcd(t, s, filepath.Join(dir, "etcd"))
-	c.APIServer = s.start(t, "kube-apiserver", unprivileged(t, program(t, "kube-apiserver"), c.serverFlags(s, etcd)...))
-	t.Cleanup(c.APIServer.Kill) // else it waits for those who watch
-	c.APIServer.WaitReady(t, startLimit, c.answers)
+	c.etcd = startEtcd(t, s, filepath.Join(dir, "etcd"))
+	c.startAPIServer(t)
 	c.Ready = time.Since(from)
 	return c
 }
 
+func (c *ControlPlane) startAPIServer(t stage.T) {
+	t.Helper()
+	c.APIServer = c.site.start(t, "kube-apiserver", unprivileged(t, program(t, "kube-apiserver"), c.serverFlags()...))
+	t.Cleanup(c.APIServer.Kill) // asked politely, it would wait for those who watch
+	c.APIServer.WaitReady(t, startLimit, c.answers)
+}
+
+// Restart kills the API server, if it is there, and starts it again with the same
+// address and objects. The new one ends with t.
+func (c *ControlPlane) Restart(t stage.T) {
+	t.Helper()
+	c.APIServer.Kill()
+	c.startAPIServer(t)
+}
+
 // makeCredentials writes what the servers and the clients prove themselves with.
-func (c *ControlPlane) makeCredentials(t stage.T, s site) {
+func (c *ControlPlane) makeCredentials(t stage.T) {
 	t.Helper()
 	c.pki = newPKI(t, filepath.Join(c.home, "pki"))
 	c.CAFile = c.pki.path("ca.crt")
-	c.pki.server(t, "apiserver", "127.0.0.1", s.ip, serviceIP, "localhost", "kubernetes.default.svc")
+	c.pki.server(t, "apiserver", "127.0.0.1", c.site.ip, serviceIP, "localhost", "kubernetes.default.svc")
 	c.pki.client(t, "admin", "admin", "system:masters")
 	c.pki.client(t, "apiserver-kubelet", "apiserver-kubelet", "system:masters")
 	c.CertFile, c.KeyFile = c.pki.path("admin.crt"), c.pki.path("admin.key")
@@ -113,9 +129,10 @@ const (
 	podNetwork     = "10.244.0.0/16"
 )
 
-func (c *ControlPlane) serverFlags(s site, etcd string) []string {
+func (c *ControlPlane) serverFlags() []string {
+	s := c.site
 	return append([]string{
-		"--etcd-servers=" + etcd,
+		"--etcd-servers=" + c.etcd,
 		"--bind-address=" + bindAddress(s.ip), fmt.Sprintf("--secure-port=%d", s.port), "--advertise-address=" + s.ip,
 		"--tls-cert-file=" + c.pki.path("apiserver.crt"), "--tls-private-key-file=" + c.pki.path("apiserver.key"),
 		"--client-ca-file=" + c.CAFile,

@@ -2,6 +2,7 @@ package kubernetes_test
 
 import (
 	"crypto/ecdsa"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/authsec-ai/icp/e2e/stage"
 	"github.com/authsec-ai/icp/e2e/stage/kubernetes"
 )
 
@@ -32,6 +34,7 @@ func TestControlPlane(t *testing.T) {
 			t.Error("the API server runs as root")
 		}
 	})
+	t.Run("Restart", func(t *testing.T) { testRestart(t, c) })
 }
 
 const configMap = `{apiVersion: v1, kind: ConfigMap, metadata: {name: %s, namespace: default}, %s: {a: b}}`
@@ -118,4 +121,20 @@ func testTokens(t *testing.T, c *kubernetes.ControlPlane) {
 		}
 		return nil
 	})
+}
+
+// testRestart checks that nobody answers for an API server that is gone, and that
+// the next one knows the same tokens.
+func testRestart(t *testing.T, c *kubernetes.ControlPlane) {
+	c.Namespace(t, "restart")
+	c.Apply(t, `{apiVersion: v1, kind: ServiceAccount, metadata: {name: web, namespace: restart}}`)
+	token := c.Token(t, "restart", "web", "icp", 0)
+	c.APIServer.Kill()
+	if err := stage.Dial(strings.TrimPrefix(c.URL, "https://")); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("after its end: %v, want a refusal", err)
+	}
+	c.Restart(t)
+	if r := c.Review(t, token, "icp"); !r.Authenticated {
+		t.Errorf("a token from before: %+v", r)
+	}
 }
