@@ -27,8 +27,7 @@ type Cluster struct {
 	kubelet rest
 }
 
-// The node's name, its address in the machine's network, and the ports of its
-// kubelet: one for the authenticated API, one for its own health.
+// The node's name, its address in the machine's network, and its kubelet's port.
 const (
 	NodeName    = "node"
 	NodeIP      = "10.99.0.1"
@@ -59,41 +58,35 @@ func StartCluster(t stage.T) *Cluster {
 }
 
 // isolate gives the node a disk of its own, where layers of images can lie, which
-// they can't on a machine's /var, and settings of its own: those outside of the
-// network are the whole host's.
+// they can't on a machine's /var, and the settings that kubelet demands of the
+// kernel: it would change them for the whole host.
 func (c *Cluster) isolate(t stage.T) {
 	t.Helper()
-	c.Machine.Cover(t, "/var/lib", c.write(t, "disk", ""))
-	for path, value := range settings {
-		c.Machine.Cover(t, path, c.write(t, path, value))
+	c.Machine.Cover(t, "/var/lib", c.makeFolder(t, "disk"))
+	for setting, value := range map[string]string{
+		"vm/overcommit_memory": "1", "vm/panic_on_oom": "0", "kernel/panic": "10", "kernel/panic_on_oops": "1",
+		"kernel/keys/root_maxkeys": "1000000", "kernel/keys/root_maxbytes": "25000000",
+	} {
+		own := c.writeFile(t, strings.ReplaceAll(setting, "/", "."), value+"\n")
+		c.Machine.Cover(t, "/proc/sys/"+setting, own)
 	}
 }
 
-// settings are what kubelet demands of the kernel and would otherwise set for the
-// whole host.
-var settings = map[string]string{
-	"/proc/sys/vm/overcommit_memory":      "1\n",
-	"/proc/sys/vm/panic_on_oom":           "0\n",
-	"/proc/sys/kernel/panic":              "10\n",
-	"/proc/sys/kernel/panic_on_oops":      "1\n",
-	"/proc/sys/kernel/keys/root_maxkeys":  "1000000\n",
-	"/proc/sys/kernel/keys/root_maxbytes": "25000000\n",
-}
-
-// write makes a file in the node's folder, or a folder if there is no content, and
-// gives its path.
-func (c *Cluster) write(t stage.T, name, content string) string {
+// makeFolder makes a folder in the node's and gives its path.
+func (c *Cluster) makeFolder(t stage.T, name string) string {
 	t.Helper()
 	path := filepath.Join(c.folder, name)
-	dir := path
-	if content != "" {
-		dir = filepath.Dir(path)
+	if err := os.Mkdir(path, 0o755); err != nil {
+		t.Fatalf("prepare a node: %v", err)
 	}
-	err := os.MkdirAll(dir, 0o755)
-	if err == nil && content != "" {
-		err = os.WriteFile(path, []byte(content), 0o644)
-	}
-	if err != nil {
+	return path
+}
+
+// writeFile writes a file in the node's folder and gives its path.
+func (c *Cluster) writeFile(t stage.T, name, content string) string {
+	t.Helper()
+	path := filepath.Join(c.folder, name)
+	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
 		t.Fatalf("prepare a node: %v", err)
 	}
 	return path

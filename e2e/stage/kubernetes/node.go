@@ -40,9 +40,9 @@ const network = `{"cniVersion": "0.4.0", "name": "pods", "plugins": [
 
 func (c *Cluster) startContainerd(t stage.T) {
 	t.Helper()
-	conf := c.write(t, "cni", "")
-	c.write(t, "cni/pods.conflist", network)
-	config := c.write(t, "containerd.toml", fmt.Sprintf(containerdConfig, plugins(t), conf))
+	conf := c.makeFolder(t, "cni")
+	c.writeFile(t, "cni/pods.conflist", network)
+	config := c.writeFile(t, "containerd.toml", fmt.Sprintf(containerdConfig, plugins(t), conf))
 	cmd := exec.Command(stage.Find(t, "ICP_TEST_CONTAINERD", "containerd"), "--config", config)
 	cmd.Env = nodeEnv()
 	containerd := c.Machine.Start(t, "containerd", cmd)
@@ -84,7 +84,7 @@ func (c *Cluster) startKubelet(t stage.T) *stage.Process {
 	if err != nil {
 		t.Fatalf("configure kubelet: %v", err)
 	}
-	cmd := exec.Command(program(t, "kubelet"), "--config="+c.write(t, "kubelet.json", string(config)),
+	cmd := exec.Command(program(t, "kubelet"), "--config="+c.writeFile(t, "kubelet.json", string(config)),
 		"--kubeconfig="+c.pki.kubeconfig(t, "node", c.URL), "--hostname-override="+NodeName, "--node-ip="+NodeIP)
 	cmd.Env = nodeEnv()
 	return c.Machine.Start(t, "kubelet", cmd)
