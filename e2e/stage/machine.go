@@ -250,6 +250,17 @@ func (m *Machine) Output(t T, cmd *exec.Cmd) string {
 	return p.Tail(1 << 20)
 }
 
+// Cover shows source, a file or a folder, at path inside the machine. What lies
+// at path on this host stays as it is.
+func (m *Machine) Cover(t T, path, source string) {
+	t.Helper()
+	done := make(chan error)
+	goAway(m.enter, done, func() { done <- unix.Mount(source, path, "", unix.MS_BIND, "") })
+	if err := <-done; err != nil {
+		t.Fatalf("cover a machine's %s with %s: %v", path, source, err)
+	}
+}
+
 // enter moves this thread into the machine. What the thread starts is born
 // there; the thread itself must not be used for anything else afterwards.
 func (m *Machine) enter() error {

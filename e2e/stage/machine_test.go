@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -181,4 +182,75 @@ func TestSession(t *testing.T) {
 	if fmt.Sprint(undone) != "[3 2 1 0]" {
 		t.Errorf("undone %v", undone)
 	}
+}
+
+// TestMachineCover checks that what is written at a covered path stays out of the
+// host's.
+func TestMachineCover(t *testing.T) {
+	m, folder := stage.NewMachine(t, stage.CgroupsHost), stage.Folder(t)
+	m.Cover(t, "/usr/local", folder)
+	m.Output(t, exec.Command("sh", "-c", "echo mine > /usr/local/"+m.Name))
+	if got, err := os.ReadFile(filepath.Join(folder, m.Name)); err != nil || string(got) != "mine\n" {
+		t.Errorf("in the folder that covers: %q, %v", got, err)
+	}
+	if _, err := os.Stat("/usr/local/" + m.Name); !os.IsNotExist(err) {
+		t.Errorf("at the covered path of the host: %v, want nothing", err)
+	}
+}
+
+// TestMachinePorts checks that a port of the machine is reached from outside,
+// and one of the host from inside, only after the test has said so.
+func TestMachinePorts(t *testing.T) {
+	m, other := stage.NewMachine(t, stage.CgroupsHost), stage.NewMachine(t, stage.CgroupsHost)
+	port := m.Publish(t)
+	inside, err := m.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer inside.Close()
+	if got := askOnce(t, inside, new(net.Dialer).DialContext); got != "answer" {
+		t.Errorf("the machine's port says %q to the host", got)
+	}
+	outside, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer outside.Close()
+	m.Offer(t, outside.Addr().(*net.TCPAddr).Port)
+	if got := askOnce(t, outside, m.DialContext); got != "answer" {
+		t.Errorf("the host's port says %q to the machine", got)
+	}
+	if _, err := other.DialContext(t.Context(), "tcp", outside.Addr().String()); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("from a machine that was offered nothing: %v, want a refusal", err)
+	}
+}
+
+// askOnce connects to l's address by dial, and gives what l's side answers to
+// the end of a question.
+func askOnce(t *testing.T, l net.Listener, dial func(context.Context, string, string) (net.Conn, error)) string {
+	t.Helper()
+	answered := make(chan error, 1)
+	go func() {
+		conn, err := l.Accept()
+		if err == nil {
+			defer conn.Close()
+			if _, err = io.ReadAll(conn); err == nil {
+				_, err = conn.Write([]byte("answer"))
+			}
+		}
+		answered <- err
+	}()
+	conn, err := dial(t.Context(), "tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	got, err := io.ReadAll(conn)
+	if err := errors.Join(err, <-answered); err != nil {
+		t.Fatal(err)
+	}
+	return string(got)
 }

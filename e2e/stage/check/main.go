@@ -17,6 +17,7 @@ import (
 
 	"github.com/authsec-ai/icp/e2e/stage"
 	"github.com/authsec-ai/icp/e2e/stage/docker"
+	"github.com/authsec-ai/icp/e2e/stage/kubernetes"
 	"github.com/authsec-ai/icp/e2e/stage/podman"
 	"github.com/authsec-ai/icp/e2e/stage/softhsm"
 	"github.com/authsec-ai/icp/e2e/stage/swtpm"
@@ -36,6 +37,8 @@ var components = []component{
 	{"docker, cgroups v2", docker.ProveV2},
 	{"podman", podman.Prove},
 	{"podman, cgroups v2", podman.ProveV2},
+	{"kubernetes control plane", kubernetes.ProveControlPlane},
+	{"kubernetes cluster", kubernetes.ProveCluster},
 }
 
 func main() {

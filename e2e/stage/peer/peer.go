@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -22,7 +23,7 @@ type Peer struct {
 	UID        int               `json:"uid"`
 	GID        int               `json:"gid"`
 	Cgroups    string            `json:"cgroups"`    // /proc/PID/cgroup
-	Namespaces map[string]string `json:"namespaces"` // by kind: "pid": "pid:[4026531836]"
+	Namespaces map[string]string `json:"namespaces"` // by kind: "pid": "pid:[4026531836]"; those that may be seen from here
 	Said       string            `json:"said"`       // by the process, of itself; proves nothing
 }
 
@@ -67,9 +68,14 @@ func (p *Peer) look() error {
 	}
 	p.Cgroups = string(groups)
 	for _, kind := range []string{"cgroup", "ipc", "mnt", "net", "pid", "user", "uts"} {
-		if p.Namespaces[kind], err = os.Readlink(filepath.Join(dir, "ns", kind)); err != nil {
+		namespace, err := os.Readlink(filepath.Join(dir, "ns", kind))
+		if errors.Is(err, fs.ErrPermission) {
+			continue // another user's process, and no CAP_SYS_PTRACE
+		}
+		if err != nil {
 			return fmt.Errorf("look at the peer: %w", err)
 		}
+		p.Namespaces[kind] = namespace
 	}
 	return nil
 }

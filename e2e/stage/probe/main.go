@@ -6,6 +6,7 @@
 //	probe listen SOCK          print what the kernel says of each who connects, and answer it
 //	probe http ADDR            serve a page that names the host
 //	probe get URL              print a page
+//	probe cat FILE             print a file
 //	probe fetch                print the SPIFFE ID that $SPIFFE_ENDPOINT_SOCKET gives
 //
 // Those that pause, connect, listen or serve do so until SIGTERM.
@@ -56,10 +57,14 @@ func run(ctx context.Context, args []string) error {
 		return serve(ctx, what)
 	case "get":
 		return get(ctx, what)
+	case "cat":
+		content, err := os.ReadFile(what)
+		fmt.Print(string(content))
+		return err
 	case "fetch":
 		return fetch(ctx)
 	}
-	return errors.New("usage: probe pause | print WORD | connect SOCK [WORD] | listen SOCK | http ADDR | get URL | fetch")
+	return errors.New("usage: probe pause | print WORD | connect SOCK [WORD] | listen SOCK | http ADDR | get URL | cat FILE | fetch")
 }
 
 // connect goes on when nobody listens yet.
