@@ -36,6 +36,7 @@ need javac default-jdk-headless
 need node nodejs
 need npm npm
 need chromium chromium
+need certutil libnss3-tools
 if [ ${#packages[@]} -gt 0 ]; then
 	if ! command -v apt-get >/dev/null; then
 		echo "components: install these by hand, there is no apt-get here: ${packages[*]}" >&2
