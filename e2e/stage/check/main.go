@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/authsec-ai/icp/e2e/stage"
+	"github.com/authsec-ai/icp/e2e/stage/browser"
 	"github.com/authsec-ai/icp/e2e/stage/oidc"
 )
 
@@ -28,6 +29,7 @@ type component struct {
 // components in the order in which they are shown.
 var components = []component{
 	{"openid provider", oidc.Prove},
+	{"browser", browser.Prove},
 }
 
 func main() {
