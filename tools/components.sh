@@ -27,6 +27,7 @@ need /usr/lib/cni/bridge containernetworking-plugins
 need etcd etcd-server
 need softhsm2-util softhsm2
 need pkcs11-tool opensc
+need openssl openssl
 need swtpm swtpm
 need swtpm_setup swtpm-tools
 need tpm2_quote tpm2-tools

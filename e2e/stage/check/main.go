@@ -17,6 +17,7 @@ import (
 
 	"github.com/authsec-ai/icp/e2e/stage"
 	"github.com/authsec-ai/icp/e2e/stage/browser"
+	"github.com/authsec-ai/icp/e2e/stage/metadata"
 	"github.com/authsec-ai/icp/e2e/stage/oidc"
 )
 
@@ -30,6 +31,9 @@ type component struct {
 var components = []component{
 	{"openid provider", oidc.Prove},
 	{"browser", browser.Prove},
+	{"metadata of AWS", metadata.ProveAWS},
+	{"metadata of GCP", metadata.ProveGCP},
+	{"metadata of Azure", metadata.ProveAzure},
 }
 
 func main() {

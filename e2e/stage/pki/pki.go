@@ -101,13 +101,6 @@ func (a *Authority) File(t stage.T) string {
 	return path
 }
 
-// SelfSigned makes a certificate that is its own root, as an RSA key of 2048 bits signs it.
-func SelfSigned(t stage.T, template *x509.Certificate) (*x509.Certificate, crypto.Signer) {
-	t.Helper()
-	key := RSA(t)
-	return sign(t, template, template, key.Public(), key), key
-}
-
 // RSA makes a key of 2048 bits.
 func RSA(t stage.T) *rsa.PrivateKey {
 	t.Helper()
