@@ -16,8 +16,11 @@ import (
 	"time"
 
 	"github.com/authsec-ai/icp/e2e/stage"
+	"github.com/authsec-ai/icp/e2e/stage/browser"
 	"github.com/authsec-ai/icp/e2e/stage/docker"
 	"github.com/authsec-ai/icp/e2e/stage/kubernetes"
+	"github.com/authsec-ai/icp/e2e/stage/metadata"
+	"github.com/authsec-ai/icp/e2e/stage/oidc"
 	"github.com/authsec-ai/icp/e2e/stage/podman"
 	"github.com/authsec-ai/icp/e2e/stage/softhsm"
 	"github.com/authsec-ai/icp/e2e/stage/swtpm"
@@ -39,6 +42,11 @@ var components = []component{
 	{"podman, cgroups v2", podman.ProveV2},
 	{"kubernetes control plane", kubernetes.ProveControlPlane},
 	{"kubernetes cluster", kubernetes.ProveCluster},
+	{"openid provider", oidc.Prove},
+	{"browser", browser.Prove},
+	{"metadata of AWS", metadata.ProveAWS},
+	{"metadata of GCP", metadata.ProveGCP},
+	{"metadata of Azure", metadata.ProveAzure},
 }
 
 func main() {
