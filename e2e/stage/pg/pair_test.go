@@ -2,8 +2,11 @@ package pg_test
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/authsec-ai/icp/e2e/stage"
 	"github.com/authsec-ai/icp/e2e/stage/pg"
@@ -20,6 +23,10 @@ func TestPair(t *testing.T) {
 		if got := ask(t, dsn, read); got != want {
 			t.Errorf("before, %s says %s; want %s", dsn, got, want)
 		}
+	}
+	p.Primary.Kill()
+	if _, err := pgx.Connect(t.Context(), db.DSN); err == nil || !strings.Contains(err.Error(), "read only connection") {
+		t.Errorf("with the standby alone: error %v; want a refusal of what only reads", err)
 	}
 	p.Fail(t)
 	for _, dsn := range []string{db.DSN, db.TCPDSN} {
