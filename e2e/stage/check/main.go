@@ -21,6 +21,7 @@ import (
 	"github.com/authsec-ai/icp/e2e/stage/kubernetes"
 	"github.com/authsec-ai/icp/e2e/stage/metadata"
 	"github.com/authsec-ai/icp/e2e/stage/oidc"
+	"github.com/authsec-ai/icp/e2e/stage/pg"
 	"github.com/authsec-ai/icp/e2e/stage/podman"
 	"github.com/authsec-ai/icp/e2e/stage/softhsm"
 	"github.com/authsec-ai/icp/e2e/stage/swtpm"
@@ -47,6 +48,9 @@ var components = []component{
 	{"metadata of AWS", metadata.ProveAWS},
 	{"metadata of GCP", metadata.ProveGCP},
 	{"metadata of Azure", metadata.ProveAzure},
+	{"PostgreSQL 15", pg.Prove15},
+	{"PostgreSQL 18", pg.Prove18},
+	{"PostgreSQL standby", pg.ProveStandby},
 }
 
 func main() {
