@@ -16,6 +16,7 @@ import (
 	"github.com/authsec-ai/icp/bench/internal/meter"
 	"github.com/authsec-ai/icp/bench/internal/report"
 	"github.com/authsec-ai/icp/e2e/stage"
+	"github.com/authsec-ai/icp/e2e/stage/pg"
 	"github.com/authsec-ai/icp/identity"
 	"github.com/authsec-ai/icp/internal/csr"
 	"github.com/authsec-ai/icp/internal/wire"
@@ -29,15 +30,12 @@ func onSQLite(ctx context.Context, o options, r *report.Report) error {
 
 // onPostgres measures the same on a PostgreSQL server of its own.
 func onPostgres(ctx context.Context, o options, r *report.Report) error {
-	pg, err := stage.StartPostgres(stage.Durable)
-	if err != nil {
-		return err
-	}
-	db, err := pg.CreateDatabase(ctx)
-	if err != nil {
-		return err
-	}
-	return issueOn(ctx, o, recorder{r, "icp-server on PostgreSQL"}, db.OwnerDSN)
+	return stage.Run(ctx, func(s *stage.Session) {
+		db := pg.Start(s, pg.Options{Durable: true}).NewDatabase(s)
+		if err := issueOn(s.Context(), o, recorder{r, "icp-server on PostgreSQL"}, db.OwnerDSN); err != nil {
+			s.Fatalf("%v", err)
+		}
+	})
 }
 
 func issueOn(ctx context.Context, o options, rec recorder, dsn string) error {
