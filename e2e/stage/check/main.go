@@ -17,6 +17,7 @@ import (
 
 	"github.com/authsec-ai/icp/e2e/stage"
 	"github.com/authsec-ai/icp/e2e/stage/pg"
+	"github.com/authsec-ai/icp/e2e/stage/verifier"
 )
 
 // component is a part of the stage and how it proves itself.
@@ -29,6 +30,14 @@ type component struct {
 var components = []component{
 	{"PostgreSQL 15", pg.Prove15},
 	{"PostgreSQL 18", pg.Prove18},
+	{"verifier nginx", verifier.ProveNginx},
+	{"verifier HAProxy", verifier.ProveHAProxy},
+	{"verifier OpenSSL", verifier.ProveOpenSSL},
+	{"verifier GnuTLS", verifier.ProveGnuTLS},
+	{"verifier Java", verifier.ProveJava},
+	{"verifier Python", verifier.ProvePython},
+	{"verifier pyca", verifier.ProvePyca},
+	{"verifier PostgreSQL", verifier.ProvePostgres},
 }
 
 func main() {
