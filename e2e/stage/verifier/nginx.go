@@ -50,7 +50,7 @@ func Nginx(t stage.T) Verifier {
 			return exec.Command(path, "-p", s.dir, "-e", "stderr", "-c", config)
 		},
 		accepted: `^HTTP/1.1 200 OK\r\n(?s:.*)^ssl_client_verify=SUCCESS\n`,
-		refused:  `^HTTP/1.1 400 Bad Request\r\n(?s:.*)^ssl_client_verify=(FAILED:.*|NONE)\n|` +
+		refused: `^HTTP/1.1 400 Bad Request\r\n(?s:.*)^ssl_client_verify=(FAILED:.*|NONE)\n|` +
 			`SSL_do_handshake\(\) failed \((.*)\) while SSL handshaking.*\n`,
 	}
 	return r.verifier("nginx", version(t, path, "-v"))

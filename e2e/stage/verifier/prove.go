@@ -86,5 +86,5 @@ func prove(t stage.T, v Verifier, unknownIssuer string) stage.Proof {
 		t.Fatalf("a stranger's chain: %v; want a refusal that says %q", refusal, unknownIssuer)
 	}
 	return stage.Proof{Version: v.Version, Ready: ready,
-		Fact: fmt.Sprintf("accepted %s of its own anchor, refused it of another's: %v", w.A.ID("/web"), refusal)}
+		Fact: fmt.Sprintf("%s: accepted from its own anchor, refused from another's: %v", w.A.ID("/web"), refusal)}
 }

@@ -104,9 +104,9 @@ var verdicts = map[string]map[string]string{
 		"cut leaf":              "ASN1 lib",
 		"none":                  "peer did not return a certificate",
 	},
-	// pyca sees the chain alone, so whoever has a copy of it shows it as well.
-	// The stranger's anchor is too long a way for the leaf: it is no issuer of
-	// the path, but looked at as one.
+	// pyca sees the chain alone, so that a copy of it is as good. The stranger's
+	// self-signed anchor is to it one more issuer, which leads on to itself until
+	// the path is too long.
 	"pyca": {
 		"good":                  accepted,
 		"stranger's":            "all candidates exhausted",
