@@ -234,7 +234,7 @@ func Locate(variable, program string, places ...string) (string, error) {
 			return place, nil
 		}
 	}
-	return "", fmt.Errorf("%s is not installed: run 'make deps', or set %s to its path", program, variable)
+	return "", fmt.Errorf("%s is not installed: run 'make deps' or 'make components', or set %s to its path", program, variable)
 }
 
 // Eventually polls check until it answers nil and fails the test after limit.

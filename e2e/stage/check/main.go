@@ -30,6 +30,7 @@ type component struct {
 var components = []component{
 	{"PostgreSQL 15", pg.Prove15},
 	{"PostgreSQL 18", pg.Prove18},
+	{"PostgreSQL standby", pg.ProveStandby},
 	{"verifier nginx", verifier.ProveNginx},
 	{"verifier HAProxy", verifier.ProveHAProxy},
 	{"verifier OpenSSL", verifier.ProveOpenSSL},

@@ -21,7 +21,7 @@ const (
 	user      = "icp"       // owns nothing
 )
 
-// Database is one empty database of a test.
+// Database is one database of a test.
 type Database struct {
 	Name string
 	// DSN connects as a role that owns nothing, OwnerDSN as the role that may
@@ -34,49 +34,63 @@ type Database struct {
 	TCPDSN string
 }
 
-var databases atomic.Int64
-
 // NewDatabase makes an empty database. It goes when the server does: dropping
 // one takes longer than making one.
 func (s *Server) NewDatabase(t stage.T) Database {
 	t.Helper()
+	return hosts{s}.newDatabase(t)
+}
+
+// Database gives the ways to this server's database of that name.
+func (s *Server) Database(name string) Database { return hosts{s}.database(name) }
+
+// hosts are servers of which clients use the one that takes writes.
+type hosts []*Server
+
+var databases atomic.Int64
+
+func (h hosts) newDatabase(t stage.T) Database {
+	t.Helper()
 	name := fmt.Sprintf("t%d", databases.Add(1))
-	s.administer(t, "CREATE DATABASE "+name+" OWNER "+owner)
-	db := database(name, s)
-	if s.Addr != "" {
-		db.TCPDSN = "postgres://" + user + "@" + s.Addr + "/" + name
+	h.administer(t, "CREATE DATABASE "+name+" OWNER "+owner)
+	return h.database(name)
+}
+
+func (h hosts) database(name string) Database {
+	db := Database{Name: name, DSN: h.dsn(user, name), OwnerDSN: h.dsn(owner, name), SuperDSN: h.dsn(superuser, name)}
+	if h[0].Addr != "" {
+		db.TCPDSN = h.address(user, name, func(*Server) string { return loopback })
 	}
 	return db
 }
 
-// database names a database to clients that try the servers one after the other.
-func database(name string, servers ...*Server) Database {
-	return Database{Name: name, DSN: dsn(user, name, servers), OwnerDSN: dsn(owner, name, servers),
-		SuperDSN: dsn(superuser, name, servers)}
+func (h hosts) dsn(role, database string) string {
+	return h.address(role, database, func(s *Server) string { return s.dir })
 }
 
-func dsn(role, database string, servers []*Server) string {
-	var dirs, ports []string
-	for _, s := range servers {
-		dirs, ports = append(dirs, s.dir), append(ports, s.port)
+// address gives a DSN, with what host says of each server.
+func (h hosts) address(role, database string, host func(*Server) string) string {
+	var names, ports []string
+	for _, s := range h {
+		names, ports = append(names, host(s)), append(ports, s.port)
 	}
-	query := url.Values{"host": {strings.Join(dirs, ",")}, "port": {strings.Join(ports, ",")}}
-	if len(servers) > 1 {
-		query.Set("target_session_attrs", "read-write") // the one that is no standby
+	query := url.Values{"host": {strings.Join(names, ",")}, "port": {strings.Join(ports, ",")}}
+	if len(h) > 1 {
+		query.Set("target_session_attrs", "read-write")
 	}
 	return (&url.URL{Scheme: "postgres", User: url.User(role), Path: "/" + database, RawQuery: query.Encode()}).String()
 }
 
 // makeRoles makes the roles that databases are for.
-func (s *Server) makeRoles(t stage.T) {
+func (h hosts) makeRoles(t stage.T) {
 	t.Helper()
-	s.administer(t, "CREATE ROLE "+owner+" LOGIN; CREATE ROLE "+user+" LOGIN")
+	h.administer(t, "CREATE ROLE "+owner+" LOGIN; CREATE ROLE "+user+" LOGIN")
 }
 
-// administer executes statements as the superuser.
-func (s *Server) administer(t stage.T, statement string) {
+// administer executes a statement as the superuser.
+func (h hosts) administer(t stage.T, statement string) {
 	t.Helper()
-	err := s.asSuperuser(t.Context(), func(conn *pgx.Conn) error {
+	err := h.asSuperuser(t.Context(), func(conn *pgx.Conn) error {
 		_, err := conn.Exec(t.Context(), statement)
 		return err
 	})
@@ -86,12 +100,12 @@ func (s *Server) administer(t stage.T, statement string) {
 }
 
 // ask runs a query of one value as the superuser.
-func (s *Server) ask(ctx context.Context, query string, value any) error {
-	return s.asSuperuser(ctx, func(conn *pgx.Conn) error { return conn.QueryRow(ctx, query).Scan(value) })
+func (h hosts) ask(ctx context.Context, query string, value any) error {
+	return h.asSuperuser(ctx, func(conn *pgx.Conn) error { return conn.QueryRow(ctx, query).Scan(value) })
 }
 
-func (s *Server) asSuperuser(ctx context.Context, f func(*pgx.Conn) error) error {
-	conn, err := pgx.Connect(ctx, dsn(superuser, "postgres", []*Server{s}))
+func (h hosts) asSuperuser(ctx context.Context, f func(*pgx.Conn) error) error {
+	conn, err := pgx.Connect(ctx, h.dsn(superuser, "postgres"))
 	if err != nil {
 		return err
 	}

@@ -96,7 +96,7 @@ func TestListenAgain(t *testing.T) {
 		_, err := b.Wait(ctx, "a", before.Cursor)
 		woken <- err
 	}()
-	conn := connect(t, db.SuperDSN)
+	conn := pg.Connect(t, db.SuperDSN)
 	const cut = `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND datname = current_database()`
 	stage.Eventually(t, 20*time.Second, func() error {
 		if n := count(t, conn, cut); n == 0 {
@@ -118,13 +118,13 @@ func TestRowLevelSecurity(t *testing.T) {
 	for _, tenant := range []string{"a", "b"} {
 		storetest.Fill(t, s, tenant)
 	}
-	super := connect(t, db.SuperDSN)
+	super := pg.Connect(t, db.SuperDSN)
 	tables := tablesOf(t, super)
 	if len(tables) < 14 {
 		t.Fatalf("only %d tables: %q", len(tables), tables)
 	}
 	for _, dsn := range []string{db.DSN, db.OwnerDSN} {
-		conn := connect(t, dsn)
+		conn := pg.Connect(t, dsn)
 		for _, table := range tables {
 			t.Run(conn.Config().User+" "+table, func(t *testing.T) { checkTable(t, conn, super, table) })
 		}
@@ -276,19 +276,9 @@ func addEntry(t *testing.T, s store.Store, tenant, name string) identity.Entry {
 	return e
 }
 
-func connect(t *testing.T, dsn string) *pgx.Conn {
-	t.Helper()
-	conn, err := pgx.Connect(t.Context(), dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close(context.Background()) })
-	return conn
-}
-
 func execute(t *testing.T, dsn, statement string) {
 	t.Helper()
-	if _, err := connect(t, dsn).Exec(t.Context(), statement); err != nil {
+	if _, err := pg.Connect(t, dsn).Exec(t.Context(), statement); err != nil {
 		t.Fatal(err)
 	}
 }
