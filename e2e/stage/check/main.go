@@ -25,6 +25,7 @@ import (
 	"github.com/authsec-ai/icp/e2e/stage/podman"
 	"github.com/authsec-ai/icp/e2e/stage/softhsm"
 	"github.com/authsec-ai/icp/e2e/stage/swtpm"
+	"github.com/authsec-ai/icp/e2e/stage/verifier"
 )
 
 // component is a part of the stage and how it proves itself.
@@ -51,6 +52,14 @@ var components = []component{
 	{"PostgreSQL 15", pg.Prove15},
 	{"PostgreSQL 18", pg.Prove18},
 	{"PostgreSQL standby", pg.ProveStandby},
+	{"verifier nginx", verifier.ProveNginx},
+	{"verifier HAProxy", verifier.ProveHAProxy},
+	{"verifier OpenSSL", verifier.ProveOpenSSL},
+	{"verifier GnuTLS", verifier.ProveGnuTLS},
+	{"verifier Java", verifier.ProveJava},
+	{"verifier Python", verifier.ProvePython},
+	{"verifier pyca", verifier.ProvePyca},
+	{"verifier PostgreSQL", verifier.ProvePostgres},
 }
 
 func main() {

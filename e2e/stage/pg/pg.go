@@ -98,6 +98,9 @@ func (s *Server) Stop(t stage.T) {
 	}
 }
 
+// LogFile gives what the server prints since its last start.
+func (s *Server) LogFile() string { return s.process.LogFile }
+
 // Kill ends all its processes at once (SIGKILL).
 func (s *Server) Kill() { s.process.Kill() }
 
