@@ -124,8 +124,13 @@ func TestNothingStays(t *testing.T) {
 	out := filepath.Join(t.TempDir(), "ready")
 	cmd := exec.Command(os.Args[0], "-test.run=^TestNothingStays$")
 	cmd.Env = append(os.Environ(), role+"="+out, "ICP_STAGE_RUN="+run)
-	binary := stage.Start(t, "binary", cmd)
-	binary.WaitReady(t, time.Minute, func() error {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil { // not by the stage, which would kill what the binary leaves
+		t.Fatal(err)
+	}
+	kill := func() { _, _ = cmd.Process.Kill(), cmd.Wait() } // the second time in vain
+	t.Cleanup(kill)
+	stage.Eventually(t, time.Minute, func() error {
 		_, err := os.Stat(out)
 		return err
 	})
@@ -138,9 +143,7 @@ func TestNothingStays(t *testing.T) {
 			t.Errorf("the check sees no %s among\n%s", kind, strings.Join(left, "\n"))
 		}
 	}
-	if err := syscall.Kill(binary.PID, syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
+	kill()
 	stage.Eventually(t, 30*time.Second, func() error {
 		left, err := stage.Left(run)
 		if len(left) > 0 {
@@ -151,18 +154,14 @@ func TestNothingStays(t *testing.T) {
 }
 
 // hold starts processes inside and outside of a machine, with children that have
-// left their parents, and waits to be killed.
+// left their parents, and waits to be killed; out is there when it has them.
 func hold(t *testing.T, out string) {
 	const orphan = "(setsid sleep 600 &) ; sleep 600"
 	m := stage.NewMachine(t, stage.CgroupsHost)
 	m.Start(t, "inside", exec.Command("sh", "-c", orphan))
 	stage.Start(t, "outside", exec.Command("sh", "-c", "sleep 600 & sleep 600"))
-	mounted := m.Start(t, "mounted", exec.Command("sh", "-c", "mkdir $0/m && mount -t tmpfs none $0/m && touch $0/m/x && sleep 600", stage.Folder(t)))
-	_ = mounted
-	if err := os.WriteFile(out, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	select {} // until killed
+	m.Start(t, "mounted", exec.Command("sh", "-c", "mkdir $0/m && mount -t tmpfs none $0/m && touch $0/m/x && sleep 600", stage.Folder(t)))
+	stage.Output(t, exec.Command("sh", "-c", ": >$0; sleep 601 & sleep 601", out)) // until killed
 }
 
 // TestSession checks that a Session undoes what it did, the last first, also

@@ -75,6 +75,18 @@ func launch(name, dir string, cmd *exec.Cmd, enter func() error) (*Process, erro
 	if cmd.Stderr == nil {
 		cmd.Stderr = log
 	}
+	p := newProcess(name, cmd)
+	p.LogFile = log.Name()
+	return p, p.launch(enter)
+}
+
+func newProcess(name string, cmd *exec.Cmd) *Process {
+	return &Process{name: name, cmd: cmd, done: make(chan struct{})}
+}
+
+// launch starts the process on a thread that has called enter, if there is one.
+func (p *Process) launch(enter func() error) error {
+	cmd := p.cmd
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
@@ -82,7 +94,6 @@ func launch(name, dir string, cmd *exec.Cmd, enter func() error) (*Process, erro
 	if cmd.SysProcAttr.Pdeathsig == 0 && enter == nil { // Go's child would not find its parent from a machine, and end
 		cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 	}
-	p := &Process{LogFile: log.Name(), name: name, cmd: cmd, done: make(chan struct{})}
 	if cmd.WaitDelay == 0 { // one that has left the group may hold its output
 		cmd.WaitDelay = 5 * time.Second
 	}
@@ -93,9 +104,9 @@ func launch(name, dir string, cmd *exec.Cmd, enter func() error) (*Process, erro
 		goAway(enter, started, func() { p.run(started) })
 	}
 	if err := <-started; err != nil {
-		return nil, fmt.Errorf("start %s: %w", name, err)
+		return fmt.Errorf("start %s: %w", p.name, err)
 	}
-	return p, nil
+	return nil
 }
 
 // run keeps the thread that started the child until the child ends: the
@@ -280,13 +291,19 @@ func Eventually(t T, limit time.Duration, check func() error) {
 	}
 }
 
-// Output runs a command to its end and gives what it printed; a failure fails
-// the test with the output.
+// Output runs a command to its end, or that of the test, and gives what it
+// printed; a failure fails the test with the output.
 func Output(t T, cmd *exec.Cmd) string {
 	t.Helper()
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := cmd.Run(); err != nil {
+	p := newProcess(filepath.Base(cmd.Path), cmd)
+	err := p.launch(nil)
+	if err == nil {
+		t.Cleanup(p.Kill)
+		err = p.Err()
+	}
+	if err != nil {
 		t.Fatalf("%s: %v\n%s", fmt.Sprint(cmd.Args), err, out.String())
 	}
 	return out.String()
