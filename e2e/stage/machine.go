@@ -107,7 +107,7 @@ func (m *Machine) makeCgroups() error {
 		if err := entrust("cgroup", group.path); err != nil {
 			return err
 		}
-		if err := os.Mkdir(group.path, 0o755); err != nil {
+		if err := mkdir(group.path); err != nil {
 			return err
 		}
 		m.cgroups = append(m.cgroups, group)

@@ -70,6 +70,16 @@ func TestMachineFiles(t *testing.T) {
 	}
 }
 
+// TestUmask checks that other users see a machine's files and a test's folder also
+// if the test lets nobody see what it makes.
+func TestUmask(t *testing.T) {
+	defer syscall.Umask(syscall.Umask(0o077))
+	m := stage.NewMachine(t, stage.CgroupsHost)
+	cmd := exec.Command("sh", "-ec", `ls /etc /opt /var /run /dev/shm /sys/fs/cgroup /sys/fs/cgroup/* "$0"`, stage.Folder(t))
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	m.Output(t, cmd)
+}
+
 // TestMachineOutside checks that an id in the machine leads to its process
 // outside, and that another machine's like id does not.
 func TestMachineOutside(t *testing.T) {
