@@ -58,6 +58,13 @@ func startKeeper() (int, error) {
 	cmd.Stdin, cmd.Stderr = theirs, os.Stderr
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // Ctrl-C is for the tests; it cleans up after them
+	if confined() {                                      // or it would end with this program
+		group, err := bearIn(unified(), cmd)
+		if err != nil {
+			return 0, errors.Join(err, syscall.Close(ours))
+		}
+		defer group.Close()
+	}
 	if err := cmd.Start(); err != nil {
 		return 0, errors.Join(err, syscall.Close(ours))
 	}
@@ -142,10 +149,11 @@ func unmountBelow(path string) error {
 	return nil
 }
 
-// removeCgroup removes a control group with those below it, whose processes are
-// ending.
+// removeCgroup removes a control group with those below it, whose processes it
+// kills if it is of version 2 and which are ending otherwise.
 func removeCgroup(path string) error {
 	return retry(func() error {
+		_ = os.WriteFile(filepath.Join(path, "cgroup.kill"), []byte("1"), 0) // what it can't kill makes the rest fail
 		var groups []string
 		err := filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
 			if err == nil && d.IsDir() {
