@@ -137,6 +137,33 @@ func TestDaemonsEnd(t *testing.T) {
 	}
 }
 
+// TestLeftZombie checks that a process which has ended does not count as left
+// because its parent does not ask for it.
+func TestLeftZombie(t *testing.T) {
+	p := stage.Start(t, "parent", exec.Command("sh", "-c", "sleep 600 & echo $!; exec sleep 601"))
+	var child int
+	p.WaitReady(t, time.Minute, func() error {
+		_, err := fmt.Sscan(p.Tail(100), &child)
+		return err
+	})
+	line := fmt.Sprintf("process %d: ", child)
+	if err := sees(stage.RunID(), line); err != nil {
+		t.Error(err)
+	}
+	if err := syscall.Kill(child, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	stage.Eventually(t, time.Minute, func() error {
+		if sees(stage.RunID(), line) == nil {
+			return fmt.Errorf("the check sees %s, which has ended", line)
+		}
+		return nil
+	})
+	if err := syscall.Kill(child, 0); err != nil {
+		t.Errorf("its parent has asked for it, and this has shown nothing: %v", err)
+	}
+}
+
 // lives says whether a process has not ended; its parent may not know yet.
 func lives(pid int) bool {
 	args, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)) // without, it has
