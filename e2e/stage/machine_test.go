@@ -125,17 +125,20 @@ func TestMachineCgroupsV2(t *testing.T) {
 }
 
 // TestSession checks that a Session undoes what it did, the last first, also
-// after a failure, and tells of it.
+// after a failure and one of a clean-up, and tells of both.
 func TestSession(t *testing.T) {
 	var undone []int
 	err := stage.Run(context.Background(), func(s *stage.Session) {
 		for i := range 3 {
 			s.Cleanup(func() { undone = append(undone, i) })
 		}
-		s.Cleanup(func() { s.Cleanup(func() { undone = append(undone, 3) }) })
+		s.Cleanup(func() {
+			s.Cleanup(func() { undone = append(undone, 3) })
+			s.Fatalf("nor now")
+		})
 		s.Fatalf("no %s", "luck")
 	})
-	if err == nil || err.Error() != "no luck" {
+	if err == nil || err.Error() != "no luck\nnor now" {
 		t.Errorf("error %v", err)
 	}
 	if fmt.Sprint(undone) != "[3 2 1 0]" {
