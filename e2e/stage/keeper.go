@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -27,8 +28,8 @@ import (
 // it the thing is gone.
 var keeper struct {
 	once sync.Once
-	pid  int
-	pipe int // its writing end; a bare descriptor, so that nothing closes it early
+	pid  atomic.Int64 // 0 before there is one
+	pipe int          // its writing end; a bare descriptor, so that nothing closes it early
 	err  error
 }
 
@@ -38,8 +39,10 @@ func entrust(kind, value string) error {
 	if keeper.err != nil {
 		return fmt.Errorf("start the stage's keeper: %w", keeper.err)
 	}
-	_, err := syscall.Write(keeper.pipe, []byte(kind+" "+value+"\n")) // short: one write is one line
-	return err
+	if _, err := syscall.Write(keeper.pipe, []byte(kind+" "+value+"\n")); err != nil { // short: one write is one line
+		return fmt.Errorf("tell the stage's keeper, process %d: %w", keeper.pid.Load(), err)
+	}
+	return nil
 }
 
 // release tells the keeper that a thing is gone.
@@ -68,7 +71,7 @@ func startKeeper() (int, error) {
 	if err := cmd.Start(); err != nil {
 		return 0, errors.Join(err, syscall.Close(ours))
 	}
-	keeper.pid = cmd.Process.Pid
+	keeper.pid.Store(int64(cmd.Process.Pid))
 	return ours, cmd.Process.Release()
 }
 

@@ -56,7 +56,7 @@ func leftProcesses(run string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	own[strconv.Itoa(keeper.pid)] = true
+	own[fmt.Sprint(keeper.pid.Load())] = true
 	all, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
 		return nil, err

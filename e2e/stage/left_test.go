@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -96,6 +97,49 @@ func TestKeeperOfChild(t *testing.T) {
 		awaitFile(t, ready)
 	})
 	awaitNothingLeft(t, run)
+}
+
+// TestDeadKeeper kills the keeper of a test binary, which then starts nothing more,
+// says why, and leaves nothing.
+func TestDeadKeeper(t *testing.T) {
+	const inside = "ICP_TEST_DEAD_KEEPER"
+	if os.Getenv(inside) != "" {
+		stage.Folder(t)
+		killKeeper(t)
+		stage.Eventually(t, time.Minute, func() error {
+			err := stage.Run(t.Context(), func(s *stage.Session) { stage.Folder(s) })
+			if err == nil || !strings.Contains(err.Error(), "tell the stage's keeper, process ") {
+				return fmt.Errorf("another folder: %v", err)
+			}
+			return nil
+		})
+		return
+	}
+	run := fmt.Sprintf("dead%d", os.Getpid())
+	cmd := exec.Command(os.Args[0], "-test.run=^TestDeadKeeper$")
+	cmd.Env = append(os.Environ(), inside+"=1", "ICP_STAGE_RUN="+run)
+	stage.Output(t, cmd)
+	awaitNothingLeft(t, run)
+}
+
+// killKeeper kills the keeper that is this program's child.
+func killKeeper(t *testing.T) {
+	t.Helper()
+	for _, child := range strings.Fields(stage.Output(t, exec.Command("pgrep", "-P", fmt.Sprint(os.Getpid())))) {
+		pid, err := strconv.Atoi(child)
+		if err != nil {
+			t.Fatal(err)
+		}
+		environ, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid)) // pgrep itself has ended
+		if !strings.Contains(string(environ), "\x00ICP_STAGE_ROLE=keeper\x00") {
+			continue
+		}
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	t.Fatal("there is no keeper")
 }
 
 // TestDaemonsEnd checks that what a program has left behind ends with the test, or
