@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -63,17 +64,29 @@ func TestNothingStays(t *testing.T) {
 	run, ready := fmt.Sprintf("held%d", os.Getpid()), filepath.Join(t.TempDir(), "ready")
 	cmd := holder(run, ready)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil { // not by the stage, which would kill what the binary leaves
-		t.Fatal(err)
-	}
-	kill := func() { _, _ = cmd.Process.Kill(), cmd.Wait() } // the second time in vain
-	t.Cleanup(kill)
-	awaitFile(t, ready)
-	for _, want := range []string{"process ", "folder ", "control group ", ": sleep 601", ": sleep 602", ": sleep 603"} {
-		stage.Eventually(t, time.Minute, func() error { return sees(run, want) })
+	kill := startUntil(t, cmd, run, ready, "process ", "folder ", "control group ", ": sleep 601", ": sleep 602", ": sleep 603")
+	if left, err := stage.Left(run[:len(run)-1]); len(left) > 0 || err != nil {
+		t.Errorf("the check takes for those of a run with a shorter name: %v, %v", left, err)
 	}
 	kill()
 	awaitNothingLeft(t, run)
+}
+
+// startUntil starts a test binary, waits until it is ready and the check sees what
+// it holds, and gives what kills it. The stage does not start it: it would kill
+// what the binary leaves.
+func startUntil(t *testing.T, cmd *exec.Cmd, run, ready string, holds ...string) (kill func()) {
+	t.Helper()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	kill = func() { _, _ = cmd.Process.Kill(), cmd.Wait() } // the second time in vain
+	t.Cleanup(kill)
+	awaitFile(t, ready)
+	for _, want := range holds {
+		stage.Eventually(t, time.Minute, func() error { return sees(run, want) })
+	}
+	return kill
 }
 
 // hold starts processes inside and outside of a machine, with children that have
@@ -180,6 +193,38 @@ func TestDaemonsEnd(t *testing.T) {
 		}
 	}
 }
+
+// TestLeftOwn checks that neither a test binary nor its keeper count as left.
+func TestLeftOwn(t *testing.T) {
+	folder := stage.Folder(t)
+	if left, err := stage.Left(stage.RunID()); err != nil || !slices.Equal(left, []string{"folder " + folder}) {
+		t.Errorf("left is %q, %v; want the folder %s alone", left, err, folder)
+	}
+}
+
+// TestUserLeavesNothing kills a test binary of a user who may make no control
+// groups: there a process group holds what was started.
+func TestUserLeavesNothing(t *testing.T) {
+	if ready := os.Getenv(userVariable); ready != "" {
+		stage.Start(t, "group", exec.Command("sh", "-c", "sleep 604 & exec sleep 604"))
+		stage.Output(t, exec.Command("sh", "-c", ": >$0; sleep 605 & sleep 605", ready)) // until killed
+	}
+	run, dir := fmt.Sprintf("user%d", os.Getpid()), stage.Folder(t)
+	binary, ready := filepath.Join(dir, "binary"), filepath.Join(dir, "ready")
+	stage.Output(t, exec.Command("cp", os.Args[0], binary)) // its own folder is closed to others
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(binary, "-test.run=^TestUserLeavesNothing$")
+	cmd.Dir = "/"
+	cmd.Env = append(os.Environ(), userVariable+"="+ready, "ICP_STAGE_RUN="+run)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	kill := startUntil(t, cmd, run, ready, ": sleep 604", ": sleep 605")
+	kill()
+	awaitNothingLeft(t, run)
+}
+
+const userVariable = "ICP_TEST_USER"
 
 // TestLeftZombie checks that a process which has ended does not count as left
 // because its parent does not ask for it.

@@ -134,6 +134,9 @@ func TestSession(t *testing.T) {
 		}
 		s.Cleanup(func() {
 			s.Cleanup(func() { undone = append(undone, 3) })
+			if s.Context().Err() == nil {
+				t.Error("the context has not ended before the clean-ups")
+			}
 			s.Fatalf("nor now")
 		})
 		s.Fatalf("no %s", "luck")

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -85,5 +86,86 @@ func TestHeldOutput(t *testing.T) {
 	}
 	if err := syscall.Kill(holder, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestStop checks that a process is asked to end, and killed if it does not.
+func TestStop(t *testing.T) {
+	for script, want := range map[string]syscall.Signal{
+		"exec sleep 600": syscall.SIGTERM,
+		"trap '' TERM; echo set; sleep 600; sleep 600": syscall.SIGKILL,
+	} {
+		p := stage.Start(t, "stopped", exec.Command("sh", "-c", script))
+		if want == syscall.SIGKILL {
+			p.WaitReady(t, time.Minute, func() error {
+				if p.Tail(10) != "set\n" {
+					return errors.New("the trap is not set")
+				}
+				return nil
+			})
+		}
+		p.Stop()
+		select {
+		case <-p.Done():
+		default:
+			t.Errorf("%q has not ended", script)
+			p.Kill()
+		}
+		var end *exec.ExitError
+		if err := p.Err(); !errors.As(err, &end) || end.Sys().(syscall.WaitStatus).Signal() != want {
+			t.Errorf("%q ended with %v, want %v", script, err, want)
+		}
+	}
+}
+
+// TestAwait checks how waiting fails: when the process has ended, and when it
+// takes too long.
+func TestAwait(t *testing.T) {
+	reason := errors.New("not yet")
+	never := func() error { return reason }
+	ended := stage.Start(t, "ended", exec.Command("sh", "-c", "echo why; exit 3"))
+	if err := ended.Await(time.Minute, never); err == nil || err.Error() != "ended ended before it was ready (exit status 3); it printed:\nwhy\n" {
+		t.Errorf("a process that has ended: %v", err)
+	}
+	slow := stage.Start(t, "slow", exec.Command("sleep", "600"))
+	if err := slow.Await(time.Millisecond, never); !errors.Is(err, reason) {
+		t.Errorf("a slow process: %v", err)
+	}
+	if err := slow.Await(time.Minute, func() error { return nil }); err != nil {
+		t.Errorf("a process that is ready: %v", err)
+	}
+}
+
+// TestLocate checks where programs are looked for, and in which order.
+func TestLocate(t *testing.T) {
+	const variable = "ICP_TEST_NO_SUCH"
+	place := filepath.Join(t.TempDir(), "no-such-program")
+	if path, err := stage.Locate(variable, "no-such-program", place); err == nil || !strings.Contains(err.Error(), variable) || !strings.Contains(err.Error(), "make components") {
+		t.Errorf("nowhere: %q, %v", path, err)
+	}
+	if err := os.WriteFile(place, nil, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if path, err := stage.Locate(variable, "no-such-program", "/nowhere", place); path != place || err != nil {
+		t.Errorf("in its place: %q, %v", path, err)
+	}
+	if path, err := stage.Locate(variable, "sh", place); filepath.Base(path) != "sh" || err != nil {
+		t.Errorf("on the PATH: %q, %v", path, err)
+	}
+	t.Setenv(variable, "/said")
+	if path, err := stage.Locate(variable, "sh", place); path != "/said" || err != nil {
+		t.Errorf("by the variable: %q, %v", path, err)
+	}
+}
+
+// TestRunID checks that a run's name is refused that can't be one.
+func TestRunID(t *testing.T) {
+	for name, good := range map[string]bool{"a_B1": true, "a-b": false, "a/b": false, "a b": false} {
+		cmd := exec.Command(os.Args[0], "-test.run=^$")
+		cmd.Env = append(os.Environ(), "ICP_STAGE_RUN="+name)
+		out, err := cmd.CombinedOutput()
+		if refused := err != nil && strings.Contains(string(out), "use letters, digits and '_'"); refused == good {
+			t.Errorf("%q: %v\n%s", name, err, out)
+		}
 	}
 }
