@@ -55,8 +55,8 @@ e2e-envoy: deps build ## a real Envoy takes its secrets from the agent
 	@bin/gotestsum --format testname -- -count=1 ./e2e/envoy/...
 
 .PHONY: e2e-postgres
-e2e-postgres: components ## the store's behaviour on a real PostgreSQL, of each version
-	@for version in 15 18; do echo "PostgreSQL $$version"; ICP_TEST_POSTGRES_VERSION=$$version \
+e2e-postgres: components ## the store's behaviour on a real PostgreSQL, of each version (VERSIONS="15 18")
+	@for version in $(or $(VERSIONS),15 18); do echo "PostgreSQL $$version"; ICP_TEST_POSTGRES_VERSION=$$version \
 	bin/gotestsum --format testname -- -count=1 ./server/store/postgres/... ./server/store/internal/sqlstore/... || exit 1; done
 
 .PHONY: lint

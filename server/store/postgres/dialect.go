@@ -62,8 +62,15 @@ func (dialect) Records(param int, columns ...sqlstore.Column) string {
 	return fmt.Sprintf("json_to_recordset($%d::json) AS r (%s)", param, strings.Join(fields, ", "))
 }
 
-// Classify goes by PostgreSQL's error codes (its manual, appendix A).
+// Classify goes by PostgreSQL's error codes (its manual, appendix A). Where no
+// connection was made the codes are those of a server that was not asked
+// anything, and may not have caught up: a standby says that a database does not
+// exist until it has replayed its creation.
 func (dialect) Classify(err error) sqlstore.Failure {
+	var connect *pgconn.ConnectError
+	if errors.As(err, &connect) {
+		return sqlstore.Unavailable
+	}
 	var e *pgconn.PgError
 	if !errors.As(err, &e) {
 		return classifyConnection(err)
@@ -86,10 +93,9 @@ func (dialect) Classify(err error) sqlstore.Failure {
 }
 
 func classifyConnection(err error) sqlstore.Failure {
-	var connect *pgconn.ConnectError
 	var network net.Error
 	switch {
-	case errors.As(err, &connect), errors.As(err, &network), pgconn.SafeToRetry(err),
+	case errors.As(err, &network), pgconn.SafeToRetry(err),
 		errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF),
 		errors.Is(err, driver.ErrBadConn), errors.Is(err, sql.ErrConnDone):
 		return sqlstore.Unavailable
