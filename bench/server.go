@@ -23,33 +23,26 @@ import (
 
 // onSQLite measures issuing: icp-server runs as a process of its own, and this
 // one is an agent that asks.
-func onSQLite(ctx context.Context, o options, r *report.Report) error {
-	return issueOn(ctx, o, recorder{r, "icp-server on SQLite"}, "")
+func onSQLite(t stage.T, o options, r *report.Report) error {
+	return issueOn(t, o, recorder{r, "icp-server on SQLite"}, "")
 }
 
 // onPostgres measures the same on a PostgreSQL server of its own.
-func onPostgres(ctx context.Context, o options, r *report.Report) error {
+func onPostgres(t stage.T, o options, r *report.Report) error {
 	pg, err := stage.StartPostgres(stage.Durable)
 	if err != nil {
 		return err
 	}
-	db, err := pg.CreateDatabase(ctx)
+	db, err := pg.CreateDatabase(t.Context())
 	if err != nil {
 		return err
 	}
-	return issueOn(ctx, o, recorder{r, "icp-server on PostgreSQL"}, db.OwnerDSN)
+	return issueOn(t, o, recorder{r, "icp-server on PostgreSQL"}, db.OwnerDSN)
 }
 
-func issueOn(ctx context.Context, o options, rec recorder, dsn string) error {
-	h, err := newHost(o)
-	if err != nil {
-		return err
-	}
-	defer h.close()
-	c, err := h.startServer(ctx, dsn)
-	if err != nil {
-		return err
-	}
+func issueOn(t stage.T, o options, rec recorder, dsn string) error {
+	ctx := t.Context()
+	c := newHost(t, o).startServer(dsn)
 	a, err := newAsker(ctx, c)
 	if err != nil {
 		return err
