@@ -55,8 +55,9 @@ e2e-envoy: deps build ## a real Envoy takes its secrets from the agent
 	@bin/gotestsum --format testname -- -count=1 ./e2e/envoy/...
 
 .PHONY: e2e-postgres
-e2e-postgres: deps ## the store's behaviour on a real PostgreSQL
-	@bin/gotestsum --format testname -- -count=1 ./server/store/postgres/...
+e2e-postgres: components ## the store's behaviour on a real PostgreSQL, of each version
+	@for version in 15 18; do echo "PostgreSQL $$version"; ICP_TEST_POSTGRES_VERSION=$$version \
+	bin/gotestsum --format testname -- -count=1 ./server/store/postgres/... ./server/store/internal/sqlstore/... || exit 1; done
 
 .PHONY: lint
 lint: deps ## format, vet, staticcheck, module tidiness

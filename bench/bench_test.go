@@ -92,7 +92,7 @@ func TestMissing(t *testing.T) {
 	}{
 		{"agent", t.TempDir(), nil, "run 'make build'"},
 		{"gateway", bin, map[string]string{"PATH": ""}, "nginx is not installed: run 'make deps'"},
-		{"gateway", bin, map[string]string{"PATH": "", "ICP_BENCH_NGINX": there}, "haproxy is not installed: run 'make deps'"},
+		{"gateway", bin, map[string]string{"PATH": "", "ICP_TEST_NGINX": there}, "haproxy is not installed: run 'make deps'"},
 		{"gateway", bin, map[string]string{"ICP_TEST_ENVOY": "/nowhere/envoy"}, "/nowhere/envoy: no such file or directory; run 'make deps'"},
 	} {
 		t.Run(c.want, func(t *testing.T) {

@@ -30,7 +30,7 @@ const (
 )
 
 func nginx(t stage.T) gateway {
-	path := stage.Find(t, "ICP_BENCH_NGINX", "nginx")
+	path := stage.Find(t, "ICP_TEST_NGINX", "nginx")
 	return gateway{
 		name:    nginxName,
 		path:    peerPath,
@@ -53,7 +53,7 @@ func (s *site) User() string {
 }
 
 func haproxy(t stage.T) gateway {
-	path := stage.Find(t, "ICP_BENCH_HAPROXY", "haproxy")
+	path := stage.Find(t, "ICP_TEST_HAPROXY", "haproxy")
 	return gateway{
 		name:     "HAProxy",
 		path:     peerPath,

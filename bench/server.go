@@ -16,6 +16,7 @@ import (
 	"github.com/authsec-ai/icp/bench/internal/meter"
 	"github.com/authsec-ai/icp/bench/internal/report"
 	"github.com/authsec-ai/icp/e2e/stage"
+	"github.com/authsec-ai/icp/e2e/stage/pg"
 	"github.com/authsec-ai/icp/identity"
 	"github.com/authsec-ai/icp/internal/csr"
 	"github.com/authsec-ai/icp/internal/wire"
@@ -29,14 +30,7 @@ func onSQLite(t stage.T, o options, r *report.Report) error {
 
 // onPostgres measures the same on a PostgreSQL server of its own.
 func onPostgres(t stage.T, o options, r *report.Report) error {
-	pg, err := stage.StartPostgres(stage.Durable)
-	if err != nil {
-		return err
-	}
-	db, err := pg.CreateDatabase(t.Context())
-	if err != nil {
-		return err
-	}
+	db := pg.Start(t, pg.Options{Durable: true}).NewDatabase(t)
 	return issueOn(t, o, recorder{r, "icp-server on PostgreSQL"}, db.OwnerDSN)
 }
 

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
+
 	"github.com/authsec-ai/icp/identity"
 	"github.com/authsec-ai/icp/policy"
 )
@@ -276,6 +278,33 @@ func resume(t *testing.T, version uint16, change string) {
 	}
 	if err == nil {
 		t.Errorf("a connection of a caller that is %s was answered with %d (resumed: %v)", change, status, resumed)
+	}
+}
+
+// A change that comes between the verification of a caller and its first
+// request finds no connection to close yet.
+func TestChangeDuringHandshake(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		change func(*rig, tls.Certificate)
+		status int // 0 for no answer at all
+	}{
+		{"none/twin", func(*rig, tls.Certificate) {}, 200},
+		{"revoked/refused", func(r *rig, cert tls.Certificate) {
+			must(r.tb, sink{r.proxy}.ApplyRevocations([]identity.Revocation{x509Revocation(cert)}))
+		}, 403},
+		{"bundle-removed/refused", func(r *rig, _ tls.Certificate) { r.trust(x509bundle.NewSet()) }, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			change := make(chan func(), 1)
+			r := start(t, func(r *rig) { r.verified = func() { (<-change)() } })
+			cert := r.ca.issue(t, "/bot")
+			change <- func() { c.change(r, cert) }
+			status, _, err := askOnce(r, tlsClient(cert))
+			if status != c.status || (err == nil) != (c.status != 0) {
+				t.Errorf("status %d, %v; want status %d", status, err, c.status)
+			}
+		})
 	}
 }
 

@@ -29,6 +29,7 @@ import (
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/proto/spiffe/workload"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -212,6 +213,7 @@ type rig struct {
 
 	stdout     io.Writer // where audit lines go without a file
 	auditQueue int       // 0 for the usual length
+	verified   func()    // runs in a handshake, right after the chain was found good
 }
 
 const secret = "sk-sample-0123456789abcdef"
@@ -302,6 +304,13 @@ func (r *rig) run() {
 	}
 	addrs, err := r.proxy.Listen()
 	must(r.tb, err)
+	if r.verified != nil {
+		revoked := r.proxy.listener.revoked
+		r.proxy.listener.revoked = func(id spiffeid.ID, serial string) bool { // the last question of a verification
+			defer r.verified()
+			return revoked(id, serial)
+		}
+	}
 	r.addr, r.metrics = addrs.Proxy.String(), "http://"+addrs.Metrics.String()
 	ctx, cancel := context.WithCancel(context.Background())
 	r.stop, r.ended = cancel, make(chan struct{})

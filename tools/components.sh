@@ -27,6 +27,7 @@ need /usr/lib/cni/bridge containernetworking-plugins
 need etcd etcd-server
 need softhsm2-util softhsm2
 need pkcs11-tool opensc
+need openssl openssl
 need swtpm swtpm
 need swtpm_setup swtpm-tools
 need tpm2_quote tpm2-tools
@@ -35,6 +36,7 @@ need javac default-jdk-headless
 need node nodejs
 need npm npm
 need chromium chromium
+need certutil libnss3-tools
 if [ ${#packages[@]} -gt 0 ]; then
 	if ! command -v apt-get >/dev/null; then
 		echo "components: install these by hand, there is no apt-get here: ${packages[*]}" >&2

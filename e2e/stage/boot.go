@@ -60,30 +60,65 @@ func setUpMachine() error {
 	return loopbackUp()
 }
 
-// mountAll gives the machine its own view of /proc, /run and the control groups.
+// quiet are the flags of mounts that nothing is run from.
+const quiet = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+
+// mountAll gives the machine its own view of the files.
 func mountAll(groups []cgroup, show Cgroups) error {
-	const quiet = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
-	const all = "/sys/fs/cgroup"
-	mount := func(err error, source, target, kind string, flags uintptr, data string) error {
-		if err != nil {
-			return err
-		}
-		if err := unix.Mount(source, target, kind, flags, data); err != nil {
-			return fmt.Errorf("mount %s on %s: %w", source, target, err)
-		}
-		return nil
-	}
 	// First cut off from the host, then shared among the machine's own namespaces.
-	err := mount(nil, "none", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
-	err = mount(err, "none", "/", "", unix.MS_REC|unix.MS_SHARED, "")
-	err = mount(err, "proc", "/proc", "proc", quiet, "")
-	err = mount(err, "run", "/run", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755")
+	err := mountUnless(nil, "none", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
+	err = mountUnless(err, "none", "/", "", unix.MS_REC|unix.MS_SHARED, "")
+	err = mountUnless(err, "proc", "/proc", "proc", quiet, "")
+	err = mountUnless(err, "shm", "/dev/shm", "tmpfs", quiet, "mode=1777")
+	err = mountUnless(err, "run", "/run", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755")
+	if err == nil {
+		err = divert("/etc", "/opt", "/var")
+	}
 	if err != nil {
 		return err
 	}
-	if show == CgroupsV2 {
-		return mount(unmount(all), "cgroup2", all, "cgroup2", quiet, "")
+	return mountCgroups(groups, show)
+}
+
+// mountUnless mounts unless something has failed before.
+func mountUnless(err error, source, target, kind string, flags uintptr, data string) error {
+	if err != nil {
+		return err
 	}
+	if err := unix.Mount(source, target, kind, flags, data); err != nil {
+		return fmt.Errorf("mount %s on %s: %w", source, target, err)
+	}
+	return nil
+}
+
+// divert has what is written in these folders go to memory.
+func divert(folders ...string) error {
+	const memory = "/run" // as good as any: what is mounted there is taken away again
+	if err := mountUnless(nil, "diverted", memory, "tmpfs", 0, ""); err != nil {
+		return err
+	}
+	for _, folder := range folders {
+		upper, work := filepath.Join(memory, folder, "upper"), filepath.Join(memory, folder, "work")
+		for _, dir := range []string{upper, work} {
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				return fmt.Errorf("divert what is written in %s: %w", folder, err)
+			}
+		}
+		layers := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", folder, upper, work)
+		if err := mountUnless(nil, "overlay", folder, "overlay", 0, layers); err != nil {
+			return err
+		}
+	}
+	return unmount(memory)
+}
+
+// mountCgroups shows the machine's control groups as if they were all.
+func mountCgroups(groups []cgroup, show Cgroups) error {
+	const all = "/sys/fs/cgroup"
+	if show == CgroupsV2 {
+		return mountUnless(unmount(all), "cgroup2", all, "cgroup2", quiet, "")
+	}
+	var err error
 	for _, group := range groups {
 		target := filepath.Dir(group.path)
 		// In the host's place: a mount made here has the machine's group as its root.
@@ -91,9 +126,9 @@ func mountAll(groups []cgroup, show Cgroups) error {
 			err = unmount(target)
 		}
 		if group.controller == "" {
-			err = mount(err, "cgroup2", target, "cgroup2", quiet, "")
+			err = mountUnless(err, "cgroup2", target, "cgroup2", quiet, "")
 		} else {
-			err = mount(err, "cgroup", target, "cgroup", quiet, group.controller)
+			err = mountUnless(err, "cgroup", target, "cgroup", quiet, group.controller)
 		}
 	}
 	return err

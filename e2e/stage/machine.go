@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -18,9 +19,10 @@ import (
 )
 
 // Machine is a computer of the test's own on this kernel: its network, mounts,
-// process ids, host name and control groups are its own; files are shared, but
-// for /run, which is empty. Nothing in it outlives it: its first process ends
-// with the test, and the kernel then ends the others.
+// process ids, host name and control groups are its own. Files are shared, but
+// for /run and /dev/shm, which are empty, and for /etc, /opt and /var, where it
+// sees the host's but what it writes is its own. Nothing in it outlives it: its
+// first process ends with the test, and the kernel then ends the others.
 //
 // Seen from outside, its processes are ordinary ones with ids of the outside;
 // their control groups lie below the machine's.
@@ -248,6 +250,17 @@ func (m *Machine) Output(t T, cmd *exec.Cmd) string {
 	return p.Tail(1 << 20)
 }
 
+// Cover shows source, a file or a folder, at path inside the machine. What lies
+// at path on this host stays as it is.
+func (m *Machine) Cover(t T, path, source string) {
+	t.Helper()
+	done := make(chan error)
+	goAway(m.enter, done, func() { done <- unix.Mount(source, path, "", unix.MS_BIND, "") })
+	if err := <-done; err != nil {
+		t.Fatalf("cover a machine's %s with %s: %v", path, source, err)
+	}
+}
+
 // enter moves this thread into the machine. What the thread starts is born
 // there; the thread itself must not be used for anything else afterwards.
 func (m *Machine) enter() error {
@@ -269,6 +282,38 @@ func (m *Machine) enter() error {
 		}
 	}
 	return nil
+}
+
+// Outside gives the outside's id of the process that has this id in the machine;
+// 0 if there is none.
+func (m *Machine) Outside(pid int) int {
+	files, _ := filepath.Glob("/proc/[0-9]*/status") // a good pattern
+	for _, file := range files {
+		if ids := namespaceIDs(file); len(ids) > 1 && ids[1] == strconv.Itoa(pid) && m.holds(filepath.Dir(file)) {
+			outside, _ := strconv.Atoi(filepath.Base(filepath.Dir(file))) // digits
+			return outside
+		}
+	}
+	return 0
+}
+
+// namespaceIDs gives the ids that a process has, from this namespace down.
+func namespaceIDs(status string) []string {
+	raw, _ := os.ReadFile(status) // it may have ended
+	_, rest, _ := strings.Cut(string(raw), "\nNSpid:")
+	line, _, _ := strings.Cut(rest, "\n")
+	return strings.Fields(line)
+}
+
+// holds says whether a process is in this machine.
+func (m *Machine) holds(proc string) bool {
+	groups, _ := os.ReadFile(filepath.Join(proc, "cgroup")) // it may have ended
+	for line := range strings.Lines(string(groups)) {
+		if strings.Contains(strings.TrimSpace(line)+"/", ":/"+m.Name+"/") {
+			return true
+		}
+	}
+	return false
 }
 
 // DialContext connects from inside the machine's network; addr is an IP address

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -53,6 +54,41 @@ echo "run $(ls /run | wc -l)"
 echo "interfaces $(ls /proc/self/net/dev_snmp6 2>/dev/null || sed 1,2d /proc/net/dev | cut -d: -f1 | tr -d ' ')"
 echo "host name $(hostname)"
 `
+
+// TestMachineFiles checks which files a machine shares with the host.
+func TestMachineFiles(t *testing.T) {
+	m := stage.NewMachine(t, stage.CgroupsHost)
+	m.Output(t, exec.Command("test", "-s", "/etc/passwd")) // sees what was there
+	shared := stage.Folder(t)
+	for folder, want := range map[string]bool{"/etc": false, "/opt": false, "/var/lib": false, "/run": false, "/dev/shm": false, shared: true} {
+		path := filepath.Join(folder, m.Name)
+		m.Output(t, exec.Command("sh", "-c", "echo x >"+path+" && test -s "+path))
+		if _, err := os.Stat(path); (err == nil) != want {
+			t.Errorf("outside, %s: %v; shared is %v", path, err, want)
+			_ = os.Remove(path)
+		}
+	}
+}
+
+// TestMachineOutside checks that an id in the machine leads to its process
+// outside, and that another machine's like id does not.
+func TestMachineOutside(t *testing.T) {
+	m, other := stage.NewMachine(t, stage.CgroupsHost), stage.NewMachine(t, stage.CgroupsV2)
+	for _, machine := range []*stage.Machine{m, other} {
+		p := machine.Start(t, "shell", exec.Command("sh", "-c", "echo $$; sleep 600"))
+		var inside int
+		p.WaitReady(t, time.Minute, func() error {
+			_, err := fmt.Sscan(p.Tail(100), &inside)
+			return err
+		})
+		if outside := machine.Outside(inside); outside != p.PID {
+			t.Errorf("%d in %s is %d outside, want %d", inside, machine.Name, outside, p.PID)
+		}
+	}
+	if outside := m.Outside(1 << 22); outside != 0 {
+		t.Errorf("an id that no process has is %d outside", outside)
+	}
+}
 
 func TestMachineNetwork(t *testing.T) {
 	m := stage.NewMachine(t, stage.CgroupsHost)
@@ -137,12 +173,84 @@ func TestSession(t *testing.T) {
 		for i := range 3 {
 			s.Cleanup(func() { undone = append(undone, i) })
 		}
+		s.Cleanup(func() { s.Cleanup(func() { undone = append(undone, 3) }) })
 		s.Fatalf("no %s", "luck")
 	})
 	if err == nil || err.Error() != "no luck" {
 		t.Errorf("error %v", err)
 	}
-	if fmt.Sprint(undone) != "[2 1 0]" {
+	if fmt.Sprint(undone) != "[3 2 1 0]" {
 		t.Errorf("undone %v", undone)
 	}
+}
+
+// TestMachineCover checks that what is written at a covered path stays out of the
+// host's.
+func TestMachineCover(t *testing.T) {
+	m, folder := stage.NewMachine(t, stage.CgroupsHost), stage.Folder(t)
+	m.Cover(t, "/usr/local", folder)
+	m.Output(t, exec.Command("sh", "-c", "echo mine > /usr/local/"+m.Name))
+	if got, err := os.ReadFile(filepath.Join(folder, m.Name)); err != nil || string(got) != "mine\n" {
+		t.Errorf("in the folder that covers: %q, %v", got, err)
+	}
+	if _, err := os.Stat("/usr/local/" + m.Name); !os.IsNotExist(err) {
+		t.Errorf("at the covered path of the host: %v, want nothing", err)
+	}
+}
+
+// TestMachinePorts checks that a port of the machine is reached from outside,
+// and one of the host from inside, only after the test has said so.
+func TestMachinePorts(t *testing.T) {
+	m, other := stage.NewMachine(t, stage.CgroupsHost), stage.NewMachine(t, stage.CgroupsHost)
+	port := m.Publish(t)
+	inside, err := m.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer inside.Close()
+	if got := askOnce(t, inside, new(net.Dialer).DialContext); got != "answer" {
+		t.Errorf("the machine's port says %q to the host", got)
+	}
+	outside, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer outside.Close()
+	m.Offer(t, outside.Addr().(*net.TCPAddr).Port)
+	if got := askOnce(t, outside, m.DialContext); got != "answer" {
+		t.Errorf("the host's port says %q to the machine", got)
+	}
+	if _, err := other.DialContext(t.Context(), "tcp", outside.Addr().String()); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("from a machine that was offered nothing: %v, want a refusal", err)
+	}
+}
+
+// askOnce connects to l's address by dial, and gives what l's side answers to
+// the end of a question.
+func askOnce(t *testing.T, l net.Listener, dial func(context.Context, string, string) (net.Conn, error)) string {
+	t.Helper()
+	answered := make(chan error, 1)
+	go func() {
+		conn, err := l.Accept()
+		if err == nil {
+			defer conn.Close()
+			if _, err = io.ReadAll(conn); err == nil {
+				_, err = conn.Write([]byte("answer"))
+			}
+		}
+		answered <- err
+	}()
+	conn, err := dial(t.Context(), "tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	got, err := io.ReadAll(conn)
+	if err := errors.Join(err, <-answered); err != nil {
+		t.Fatal(err)
+	}
+	return string(got)
 }

@@ -72,7 +72,7 @@ func launch(name, dir string, cmd *exec.Cmd, enter func() error) (*Process, erro
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
-	cmd.SysProcAttr.Setpgid = !cmd.SysProcAttr.Setsid // a session is a group, too
+	cmd.SysProcAttr.Setpgid = !cmd.SysProcAttr.Setsid   // a session is a group, too
 	if cmd.SysProcAttr.Pdeathsig == 0 && enter == nil { // Go's child would not find its parent from a machine, and end
 		cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 	}
@@ -183,21 +183,12 @@ func (p *Process) Await(limit time.Duration, check func() error) error {
 // FreePort gives a loopback TCP port that was free a moment ago.
 func FreePort(t T) int {
 	t.Helper()
-	port, err := UnusedPort()
-	if err != nil {
-		t.Fatalf("%v", err)
-	}
-	return port
-}
-
-// UnusedPort is FreePort for programs that are no tests.
-func UnusedPort() (int, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		return 0, fmt.Errorf("find a free port: %w", err)
+		t.Fatalf("find a free port: %v", err)
 	}
 	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
+	return l.Addr().(*net.TCPAddr).Port
 }
 
 // Dial reports whether something accepts connections at addr.
@@ -234,7 +225,7 @@ func Locate(variable, program string, places ...string) (string, error) {
 			return place, nil
 		}
 	}
-	return "", fmt.Errorf("%s is not installed: run 'make deps', or set %s to its path", program, variable)
+	return "", fmt.Errorf("%s is not installed: run 'make deps' or 'make components', or set %s to its path", program, variable)
 }
 
 // Eventually polls check until it answers nil and fails the test after limit.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"runtime"
-	"slices"
 	"sync"
 	"time"
 )
@@ -26,8 +25,8 @@ type T interface {
 // Proof is what a component has shown of itself.
 type Proof struct {
 	Version string
-	Ready         time.Duration // from its start to its first good answer
-	Fact          string        // what only the real thing does, refused and accepted
+	Ready   time.Duration // from its start to its first good answer
+	Fact    string        // what only the real thing does, refused and accepted
 }
 
 // Session is a T for programs that are no tests.
@@ -57,9 +56,22 @@ func Run(ctx context.Context, f func(s *Session)) error {
 
 func (s *Session) cleanUp() {
 	s.cancel()
-	for _, undo := range slices.Backward(s.cleanups) {
+	for undo := s.last(); undo != nil; undo = s.last() {
 		undo()
 	}
+}
+
+// last takes the last clean-up away; one may have added others meanwhile.
+func (s *Session) last() func() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.cleanups) == 0 {
+		return nil
+	}
+	end := len(s.cleanups) - 1
+	undo := s.cleanups[end]
+	s.cleanups = s.cleanups[:end]
+	return undo
 }
 
 // Helper does nothing: a Session's messages name no lines.

@@ -9,5 +9,5 @@
 //	}
 //
 // Certificates are put together byte by byte, because libraries refuse to make
-// most of these. Only tests import this package.
+// most of these. Only tests and the stage import this package.
 package corpus

@@ -216,6 +216,7 @@ func badCallers(w *world, a, b *tenant) []badRequest {
 		{"API token not known", w.as("icp-api-nonsense"), "GET", list, "", nil},
 		{"API token expired", w.as(expiredAPI), "GET", list, "", nil},
 		{"API token as basic authentication", anyone, "GET", list, "", []string{"Authorization: Basic aWNwOmljcA=="}},
+		{"two API tokens", a.admin, "GET", list, "", []string{"+Authorization: Bearer icp-api-other"}},
 		{"join token as API token", w.as(fixed), "GET", list, "", nil},
 		{"SV-6 viewer writes", a.as(store.Viewer), "POST", list, "{}", nil},
 		{"SV-6 auditor reads entries", a.as(store.Auditor), "GET", list, "", nil},

@@ -69,7 +69,7 @@ func (a *API) admit(c *call) error {
 			err = mayReadPolicies(c.principal)
 		}
 	default:
-		c.principal, err = a.Authn.Token(c.ctx, c.ec.Request().Header.Get("Authorization"))
+		c.principal, err = a.Authn.Token(c.ctx, c.ec.Request().Header.Values("Authorization"))
 		if err == nil && !slices.Contains(c.route.access.roles(), c.principal.Role) {
 			err = identity.Errorf(identity.Denied, "role %s may not %s %s", c.principal.Role, c.route.method, c.route.path)
 		}

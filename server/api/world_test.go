@@ -163,7 +163,8 @@ type answer struct {
 	body   []byte
 }
 
-// do sends one request; headers are "Name: value".
+// do sends one request; headers are "Name: value". One that begins with '+' is
+// sent beside another of its name.
 func (c *client) do(method, path, body string, headers ...string) answer {
 	t := c.w.t
 	t.Helper()
@@ -178,6 +179,10 @@ func (c *client) do(method, path, body string, headers ...string) answer {
 		name, value, _ := strings.Cut(h, ": ")
 		req.Header.Del(name)
 		if value != "" {
+			if again, ok := strings.CutPrefix(name, "+"); ok {
+				req.Header.Add(again, value)
+				continue
+			}
 			req.Header.Set(name, value)
 		}
 	}

@@ -12,11 +12,16 @@ import (
 // howToAuthenticate ends every refusal of a token.
 const howToAuthenticate = "send an API token as 'Authorization: Bearer icp-api-…'"
 
-// Token establishes the caller from an Authorization header. Every text costs
-// the same look-up by hash, so that time tells nothing about how close it was.
-func (a *Authenticator) Token(ctx context.Context, header string) (Principal, error) {
-	scheme, text, _ := strings.Cut(header, " ")
-	if header == "" || !strings.EqualFold(scheme, "Bearer") {
+// Token establishes the caller from its Authorization headers, of which there
+// must be one: of two, a proxy before us may have judged the other. Every text
+// costs the same look-up by hash, so that time tells nothing about how close it
+// was.
+func (a *Authenticator) Token(ctx context.Context, headers []string) (Principal, error) {
+	if len(headers) > 1 {
+		return Principal{}, identity.Errorf(identity.Unauthenticated, "%d Authorization headers; send one", len(headers))
+	}
+	scheme, text, _ := strings.Cut(strings.Join(headers, ""), " ")
+	if !strings.EqualFold(scheme, "Bearer") {
 		return Principal{}, identity.Errorf(identity.Unauthenticated, "no API token; %s", howToAuthenticate)
 	}
 	hash := secret.Hash(text)

@@ -16,7 +16,17 @@ import (
 	"time"
 
 	"github.com/authsec-ai/icp/e2e/stage"
+	"github.com/authsec-ai/icp/e2e/stage/browser"
+	"github.com/authsec-ai/icp/e2e/stage/docker"
 	"github.com/authsec-ai/icp/e2e/stage/envoy"
+	"github.com/authsec-ai/icp/e2e/stage/kubernetes"
+	"github.com/authsec-ai/icp/e2e/stage/metadata"
+	"github.com/authsec-ai/icp/e2e/stage/oidc"
+	"github.com/authsec-ai/icp/e2e/stage/pg"
+	"github.com/authsec-ai/icp/e2e/stage/podman"
+	"github.com/authsec-ai/icp/e2e/stage/softhsm"
+	"github.com/authsec-ai/icp/e2e/stage/swtpm"
+	"github.com/authsec-ai/icp/e2e/stage/verifier"
 )
 
 // component is a part of the stage and how it proves itself.
@@ -27,7 +37,31 @@ type component struct {
 
 // components in the order in which they are shown.
 var components = []component{
+	{"SoftHSM", softhsm.Prove},
+	{"swtpm", swtpm.Prove},
+	{"docker", docker.Prove},
+	{"docker, cgroups v2", docker.ProveV2},
+	{"podman", podman.Prove},
+	{"podman, cgroups v2", podman.ProveV2},
+	{"kubernetes control plane", kubernetes.ProveControlPlane},
+	{"kubernetes cluster", kubernetes.ProveCluster},
 	{"envoy", envoy.Prove},
+	{"openid provider", oidc.Prove},
+	{"browser", browser.Prove},
+	{"metadata of AWS", metadata.ProveAWS},
+	{"metadata of GCP", metadata.ProveGCP},
+	{"metadata of Azure", metadata.ProveAzure},
+	{"PostgreSQL 15", pg.Prove15},
+	{"PostgreSQL 18", pg.Prove18},
+	{"PostgreSQL standby", pg.ProveStandby},
+	{"verifier nginx", verifier.ProveNginx},
+	{"verifier HAProxy", verifier.ProveHAProxy},
+	{"verifier OpenSSL", verifier.ProveOpenSSL},
+	{"verifier GnuTLS", verifier.ProveGnuTLS},
+	{"verifier Java", verifier.ProveJava},
+	{"verifier Python", verifier.ProvePython},
+	{"verifier pyca", verifier.ProvePyca},
+	{"verifier PostgreSQL", verifier.ProvePostgres},
 }
 
 func main() {
@@ -48,7 +82,6 @@ func main() {
 // proveAll says whether every component that is asked for has proven itself.
 func proveAll(ctx context.Context, names []string) bool {
 	from, shown, failed := time.Now(), 0, 0
-	fmt.Printf("%-24s %-12s %8s  %s\n", "COMPONENT", "VERSION", "READY", "FACT")
 	for _, c := range components {
 		if !asked(c.name, names) {
 			continue
@@ -57,16 +90,32 @@ func proveAll(ctx context.Context, names []string) bool {
 		var proof stage.Proof
 		if err := stage.Run(ctx, func(s *stage.Session) { proof = c.prove(s) }); err != nil {
 			failed++
-			fmt.Printf("%-24s FAILED: %v\n", c.name, err)
+			fmt.Printf("%-30s FAILED\n%v\n", c.name, err)
 			continue
 		}
-		fmt.Printf("%-24s %-12s %7.2fs  %s\n", c.name, proof.Version, proof.Ready.Seconds(), proof.Fact)
+		fmt.Printf("%-30s %-16s ready in %.2fs\n%s", c.name, proof.Version, proof.Ready.Seconds(), wrap(proof.Fact))
 	}
 	fmt.Printf("%d components in %.0fs, %d failed\n", shown, time.Since(from).Seconds(), failed)
 	if shown == 0 {
 		fmt.Println("no component has such a name")
 	}
 	return failed == 0 && shown > 0
+}
+
+// wrap breaks a text into indented lines.
+func wrap(text string) string {
+	const width = 96
+	var out strings.Builder
+	line := ""
+	for _, word := range strings.Fields(text) {
+		if len(line)+1+len(word) > width && line != "" {
+			fmt.Fprintf(&out, "   %s\n", line)
+			line = ""
+		}
+		line += " " + word
+	}
+	fmt.Fprintf(&out, "   %s\n", line)
+	return out.String()
 }
 
 func asked(name string, names []string) bool {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/authsec-ai/icp/e2e/stage"
+	"github.com/authsec-ai/icp/e2e/stage/pki"
 )
 
 //go:embed prove.yaml
@@ -22,11 +23,11 @@ var proveConfig string
 // presents the certificate it was given and counts the stranger it refuses.
 func Prove(t stage.T) stage.Proof {
 	t.Helper()
-	ours, theirs := newAuthority(t), newAuthority(t)
-	own := ours.issue(t)
-	port := stage.FreePort(t)
-	config := fillIn(t, port, map[string][]byte{"edge.crt": own.certificate, "edge.key": own.key, "ca.crt": ours.certificate})
-	client, stranger := ours.client(t, ours.issue(t)), ours.client(t, theirs.issue(t))
+	ours, theirs := pki.New(t, "edge"), pki.New(t, "edge")
+	own, port := ours.Server(t, "127.0.0.1"), stage.FreePort(t)
+	chain, key := pki.PairPEM(t, own)
+	config := fillIn(t, port, map[string][]byte{"edge.crt": chain, "edge.key": key, "ca.crt": pki.CertificatePEM(ours.Certificate)})
+	client, stranger := clientOf(t, ours, ours.Pool()), clientOf(t, theirs, ours.Pool())
 	url := fmt.Sprintf("https://127.0.0.1:%d/", port)
 
 	begin := time.Now()
@@ -43,8 +44,8 @@ func Prove(t stage.T) stage.Proof {
 		return nil
 	})
 	serial, err := e.Serial()
-	if err != nil || serial != own.serial {
-		t.Fatalf("envoy presents serial %s (%v), but was given %s", serial, err, own.serial)
+	if given := fmt.Sprintf("%x", own.Leaf.SerialNumber); err != nil || serial != given {
+		t.Fatalf("envoy presents serial %s (%v), but was given %s", serial, err, given)
 	}
 	version, err := e.Version()
 	if err != nil {
@@ -84,14 +85,12 @@ func get(config *tls.Config, url string) error {
 	return nil
 }
 
-// client is for one who shows a credential and trusts the authority.
-func (a *authority) client(t stage.T, shown credential) *tls.Config {
+// clientOf is for a client with a certificate of an authority that trusts roots.
+func clientOf(t stage.T, authority *pki.Authority, roots *x509.CertPool) *tls.Config {
 	t.Helper()
-	pair, err := tls.X509KeyPair(shown.certificate, shown.key)
-	if err != nil {
-		t.Fatalf("read a credential: %v", err)
-	}
-	roots := x509.NewCertPool()
-	roots.AddCert(a.parsed)
-	return &tls.Config{Certificates: []tls.Certificate{pair}, RootCAs: roots, MinVersion: tls.VersionTLS12}
+	key := pki.ECDSA(t)
+	leaf := authority.Sign(t, &x509.Certificate{
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}, key.Public())
+	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{leaf.Raw}, PrivateKey: key}}, RootCAs: roots, MinVersion: tls.VersionTLS12}
 }

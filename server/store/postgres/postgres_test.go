@@ -13,6 +13,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/authsec-ai/icp/e2e/stage"
+	"github.com/authsec-ai/icp/e2e/stage/pg"
 	"github.com/authsec-ai/icp/identity"
 	"github.com/authsec-ai/icp/internal/audit"
 	"github.com/authsec-ai/icp/server/store"
@@ -20,11 +21,11 @@ import (
 	"github.com/authsec-ai/icp/server/store/storetest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(pg.Main(m)) }
 
 // fresh opens databases that never poll, as a role that does not own the tables.
 func fresh(tb testing.TB) storetest.Opener {
-	db := stage.Postgres(tb).NewDatabase(tb)
+	db := pg.Shared(tb).NewDatabase(tb)
 	return func(tb testing.TB) store.Store {
 		return open(tb, db.DSN, postgres.Options{MigrateDSN: db.OwnerDSN, PollInterval: time.Hour})
 	}
@@ -44,7 +45,7 @@ func TestStore(t *testing.T) { storetest.Run(t, fresh) }
 
 func TestCrash(t *testing.T) {
 	storetest.Crash(t, func(tb testing.TB) string {
-		db := stage.Postgres(tb).NewDatabase(tb)
+		db := pg.Shared(tb).NewDatabase(tb)
 		open(tb, db.DSN, postgres.Options{MigrateDSN: db.OwnerDSN}).Close()
 		return db.DSN
 	}, func(tb testing.TB, dsn string) store.Store { return open(tb, dsn, postgres.Options{}) })
@@ -80,7 +81,7 @@ func TestAnnounce(t *testing.T) {
 // TestListenAgain cuts the connection that listens: the server listens anew and
 // learns what it missed.
 func TestListenAgain(t *testing.T) {
-	db := stage.Postgres(t).NewDatabase(t)
+	db := pg.Shared(t).NewDatabase(t)
 	opts := postgres.Options{MigrateDSN: db.OwnerDSN, PollInterval: time.Hour}
 	a, b := open(t, db.DSN, opts), open(t, db.DSN, opts)
 	addTenants(t, a, "a")
@@ -95,7 +96,7 @@ func TestListenAgain(t *testing.T) {
 		_, err := b.Wait(ctx, "a", before.Cursor)
 		woken <- err
 	}()
-	conn := connect(t, db.SuperDSN)
+	conn := pg.Connect(t, db.SuperDSN)
 	const cut = `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND datname = current_database()`
 	stage.Eventually(t, 20*time.Second, func() error {
 		if n := count(t, conn, cut); n == 0 {
@@ -112,18 +113,18 @@ func TestListenAgain(t *testing.T) {
 // TestRowLevelSecurity asks the database itself, with statements that name no
 // tenant: a transaction sees its own tenant's rows and writes no other's.
 func TestRowLevelSecurity(t *testing.T) {
-	db := stage.Postgres(t).NewDatabase(t)
+	db := pg.Shared(t).NewDatabase(t)
 	s := open(t, db.DSN, postgres.Options{MigrateDSN: db.OwnerDSN})
 	for _, tenant := range []string{"a", "b"} {
 		storetest.Fill(t, s, tenant)
 	}
-	super := connect(t, db.SuperDSN)
+	super := pg.Connect(t, db.SuperDSN)
 	tables := tablesOf(t, super)
 	if len(tables) < 14 {
 		t.Fatalf("only %d tables: %q", len(tables), tables)
 	}
 	for _, dsn := range []string{db.DSN, db.OwnerDSN} {
-		conn := connect(t, dsn)
+		conn := pg.Connect(t, dsn)
 		for _, table := range tables {
 			t.Run(conn.Config().User+" "+table, func(t *testing.T) { checkTable(t, conn, super, table) })
 		}
@@ -193,9 +194,9 @@ func tablesOf(t *testing.T, conn *pgx.Conn) []string {
 }
 
 func TestOpenFailures(t *testing.T) {
-	server := stage.Postgres(t)
+	server := pg.Shared(t)
 	newer, damaged, other := server.NewDatabase(t), server.NewDatabase(t), server.NewDatabase(t)
-	for _, db := range []stage.Database{newer, damaged} {
+	for _, db := range []pg.Database{newer, damaged} {
 		open(t, db.DSN, postgres.Options{MigrateDSN: db.OwnerDSN}).Close()
 	}
 	execute(t, newer.SuperDSN, "INSERT INTO icp_schema VALUES (99)")
@@ -222,7 +223,7 @@ func TestOpenFailures(t *testing.T) {
 
 // TestRoles warns of a role to whom row-level security does not apply, and only of that.
 func TestRoles(t *testing.T) {
-	db := stage.Postgres(t).NewDatabase(t)
+	db := pg.Shared(t).NewDatabase(t)
 	for _, c := range []struct {
 		dsn  string
 		want bool
@@ -237,7 +238,7 @@ func TestRoles(t *testing.T) {
 
 // TestOpenTogether has several servers migrate an empty database at once.
 func TestOpenTogether(t *testing.T) {
-	db := stage.Postgres(t).NewDatabase(t)
+	db := pg.Shared(t).NewDatabase(t)
 	errs := make(chan error, 5)
 	for range cap(errs) {
 		go func() {
@@ -275,19 +276,9 @@ func addEntry(t *testing.T, s store.Store, tenant, name string) identity.Entry {
 	return e
 }
 
-func connect(t *testing.T, dsn string) *pgx.Conn {
-	t.Helper()
-	conn, err := pgx.Connect(t.Context(), dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close(context.Background()) })
-	return conn
-}
-
 func execute(t *testing.T, dsn, statement string) {
 	t.Helper()
-	if _, err := connect(t, dsn).Exec(t.Context(), statement); err != nil {
+	if _, err := pg.Connect(t, dsn).Exec(t.Context(), statement); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/authsec-ai/icp/e2e/stage"
+	"github.com/authsec-ai/icp/e2e/stage/pg"
 	"github.com/authsec-ai/icp/identity"
 	"github.com/authsec-ai/icp/internal/audit"
 	"github.com/authsec-ai/icp/server/store"
@@ -23,11 +24,11 @@ import (
 	"github.com/authsec-ai/icp/server/store/sqlite"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(pg.Main(m)) }
 
 const tenant = "a"
 
-func openPostgres(t *testing.T, db stage.Database) *sqlstore.DB {
+func openPostgres(t *testing.T, db pg.Database) *sqlstore.DB {
 	t.Helper()
 	s, err := postgres.Open(t.Context(), db.DSN, postgres.Options{MigrateDSN: db.OwnerDSN, PollInterval: time.Hour})
 	if err != nil {
@@ -71,7 +72,7 @@ func create(t *testing.T, s store.Store, name string) error {
 // write, and reads all the while: no revision may appear below one that was
 // seen. With revisions from a sequence it must see exactly that.
 func TestPausedWriter(t *testing.T) {
-	db := stage.Postgres(t).NewDatabase(t)
+	db := pg.Shared(t).NewDatabase(t)
 	a, b, reader := openPostgres(t, db), openPostgres(t, db), openPostgres(t, db)
 	addTenant(t, reader)
 	t.Run("counter", func(t *testing.T) {
@@ -90,7 +91,7 @@ func TestPausedWriter(t *testing.T) {
 }
 
 // pausedWriter gives the revisions that appeared below one already seen.
-func pausedWriter(t *testing.T, db stage.Database, a, b, reader *sqlstore.DB, name string) []int64 {
+func pausedWriter(t *testing.T, db pg.Database, a, b, reader *sqlstore.DB, name string) []int64 {
 	paused, resume := make(chan struct{}), make(chan struct{})
 	a.BeforeCommit(func() error {
 		close(paused)
@@ -115,7 +116,7 @@ func pausedWriter(t *testing.T, db stage.Database, a, b, reader *sqlstore.DB, na
 }
 
 // settled waits until writer b has committed, or waits for a lock of writer a.
-func settled(t *testing.T, db stage.Database, done chan error) {
+func settled(t *testing.T, db pg.Database, done chan error) {
 	stage.Eventually(t, 20*time.Second, func() error {
 		if len(done) > 0 || query(t, db.SuperDSN, `SELECT count(*) FROM pg_stat_activity
 			WHERE datname = current_database() AND wait_event_type = 'Lock'`) > 0 {
@@ -210,7 +211,7 @@ func TestFailedCommit(t *testing.T) {
 func bothStores(t *testing.T, test func(t *testing.T, s *sqlstore.DB)) {
 	for name, open := range map[string]func(t *testing.T) *sqlstore.DB{
 		"sqlite":   openSQLite,
-		"postgres": func(t *testing.T) *sqlstore.DB { return openPostgres(t, stage.Postgres(t).NewDatabase(t)) },
+		"postgres": func(t *testing.T) *sqlstore.DB { return openPostgres(t, pg.Shared(t).NewDatabase(t)) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := open(t)
@@ -311,7 +312,7 @@ func TestSharedUpdate(t *testing.T) {
 // TestBrokenNeighbour has a mutation break a shared transaction, as PostgreSQL
 // does on a NUL in text: the others are done all the same.
 func TestBrokenNeighbour(t *testing.T) {
-	s := openPostgres(t, stage.Postgres(t).NewDatabase(t))
+	s := openPostgres(t, pg.Shared(t).NewDatabase(t))
 	addTenant(t, s)
 	answers, _ := together(t, s,
 		func() error { return create(t, s, "e1") },
@@ -355,7 +356,7 @@ func TestGiveUp(t *testing.T) {
 // TestDeleteDuringSign pauses one of the two just before its commit and lets
 // the other come: the serial is revoked, or the intent is Denied.
 func TestDeleteDuringSign(t *testing.T) {
-	db := stage.Postgres(t).NewDatabase(t)
+	db := pg.Shared(t).NewDatabase(t)
 	signer, admin := openPostgres(t, db), openPostgres(t, db)
 	addTenant(t, signer)
 	now := time.Now()
@@ -406,7 +407,7 @@ func TestDeleteDuringSign(t *testing.T) {
 }
 
 // overtaken pauses do before its commit while then runs, and gives then's error.
-func overtaken(t *testing.T, db stage.Database, first *sqlstore.DB, do, then func() error) error {
+func overtaken(t *testing.T, db pg.Database, first *sqlstore.DB, do, then func() error) error {
 	t.Helper()
 	paused, resume := make(chan struct{}), make(chan struct{})
 	first.BeforeCommit(func() error {
