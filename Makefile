@@ -12,7 +12,7 @@ help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "%-14s %s\n", $$1, $$2}'
 
 .PHONY: deps
-deps: ## install what the tests need (PostgreSQL, Envoy, nginx, Python clients, Go tools)
+deps: ## install what the tests need (PostgreSQL, Envoy, nginx, HAProxy, Python clients, Go tools)
 	@tools/deps.sh
 
 .PHONY: components
@@ -30,7 +30,7 @@ demo: build ## run the story with real processes and print what was seen
 	@bin/demo
 
 .PHONY: fast
-fast: deps ## the quick tests: no race detector, no end-to-end
+fast: deps build ## the quick tests: no race detector, no end-to-end
 	@mkdir -p .work
 	@$(GOTESTSUM) --jsonfile .work/fast.json --packages "$$(go list ./... | grep -v /e2e | tr '\n' ' ')" -- -count=1 -shuffle=on
 	@$(call REPORT,.work/fast.json)
@@ -68,7 +68,7 @@ stage-check: components ## start every component of the tests, show that each is
 	@go run ./e2e/stage/check
 
 .PHONY: bench
-bench: deps build ## measure, beside the raw floor and nginx, and print the table
+bench: deps build ## measure, beside the raw floor and other gateways, and print the table
 	@go run ./bench
 
 .PHONY: structure

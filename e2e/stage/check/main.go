@@ -18,6 +18,7 @@ import (
 	"github.com/authsec-ai/icp/e2e/stage"
 	"github.com/authsec-ai/icp/e2e/stage/browser"
 	"github.com/authsec-ai/icp/e2e/stage/docker"
+	"github.com/authsec-ai/icp/e2e/stage/envoy"
 	"github.com/authsec-ai/icp/e2e/stage/kubernetes"
 	"github.com/authsec-ai/icp/e2e/stage/metadata"
 	"github.com/authsec-ai/icp/e2e/stage/oidc"
@@ -44,6 +45,7 @@ var components = []component{
 	{"podman, cgroups v2", podman.ProveV2},
 	{"kubernetes control plane", kubernetes.ProveControlPlane},
 	{"kubernetes cluster", kubernetes.ProveCluster},
+	{"envoy", envoy.Prove},
 	{"openid provider", oidc.Prove},
 	{"browser", browser.Prove},
 	{"metadata of AWS", metadata.ProveAWS},
