@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/authsec-ai/icp/e2e/stage"
+	"github.com/authsec-ai/icp/e2e/stage/fault"
 )
 
 // component is a part of the stage and how it proves itself.
@@ -25,7 +26,9 @@ type component struct {
 }
 
 // components in the order in which they are shown.
-var components = []component{}
+var components = []component{
+	{"fault proxy", fault.Prove},
+}
 
 func main() {
 	left := flag.String("left", "", "start nothing; report what the run of this name has left")
