@@ -17,17 +17,23 @@ import (
 	"time"
 
 	"github.com/authsec-ai/icp/e2e/icpdev"
+	"github.com/authsec-ai/icp/e2e/stage"
+	"github.com/authsec-ai/icp/e2e/stage/fault"
 )
 
 // apart is icp-server, icp-agent and agentauth-proxy, each a process of its own
 // that may be killed while the others go on. Before the proxy's route stands a
 // small service of this process.
 type apart struct {
+	t        stage.T
 	bin, dir string
+	faults   bool // of the links to the server
 
 	ports struct{ Server, ServerHealth, AgentAdmin, Proxy, ProxyMetrics string } // host:port each
 	echo  *http.Server
 	parts map[string]*child // by program, those that were started
+
+	linked map[Link]*fault.Proxy // none without faults
 }
 
 const (
@@ -45,6 +51,16 @@ const (
 func (a *apart) file(name string) string { return filepath.Join(a.dir, name) }
 
 func (a *apart) database() string { return a.file("server/icp.db") }
+
+func (a *apart) links() map[Link]*fault.Proxy { return a.linked }
+
+// serverURL is where one side of a link finds the server.
+func (a *apart) serverURL(over Link) string {
+	if p := a.linked[over]; p != nil {
+		return "https://" + p.Addr
+	}
+	return a.info().ServerURL
+}
 
 func (a *apart) info() icpdev.Info {
 	return icpdev.Info{ServerURL: "https://" + a.ports.Server, ServerCAFile: a.file("server/server-ca.pem"), AdminTokenFile: a.file("tenant.token"),
@@ -89,6 +105,9 @@ func (a *apart) prepare() error {
 	if err != nil {
 		return err
 	}
+	if a.faults {
+		a.linked = map[Link]*fault.Proxy{AgentLink: fault.Start(a.t, a.ports.Server), ProxyLink: fault.Start(a.t, a.ports.Server)}
+	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
@@ -122,7 +141,7 @@ func (a *apart) configure(upstream string) error {
 	files := map[string]string{
 		server: fmt.Sprintf("listen: %s\ndata_dir: %s\nhealth_listen: %s\n", a.ports.Server, a.file("server"), a.ports.ServerHealth),
 		agent: fmt.Sprintf("socket_path: %s\ndata_dir: %s\nadmin_listen: %s\nnode_name: dev\nserver: {url: %q, ca_file: %s}\njoin_token_file: %s\n",
-			a.file("agent.sock"), a.file("agent"), a.ports.AgentAdmin, i.ServerURL, i.ServerCAFile, a.file("join.token")),
+			a.file("agent.sock"), a.file("agent"), a.ports.AgentAdmin, a.serverURL(AgentLink), i.ServerCAFile, a.file("join.token")),
 		proxy: fmt.Sprintf(`listen: %s
 metrics_listen: %s
 workload_api: %s
@@ -130,7 +149,7 @@ spiffe_id: %s
 audit_file: %s
 policies: {server: %q, server_ca_file: %s, cache_file: %s}
 routes: [{service: echo, path_prefix: /echo, upstream: %q}]
-`, a.ports.Proxy, a.ports.ProxyMetrics, i.AgentSocket, proxyID, a.file("audit.jsonl"), i.ServerURL, i.ServerCAFile, a.file("policies.json"), upstream),
+`, a.ports.Proxy, a.ports.ProxyMetrics, i.AgentSocket, proxyID, a.file("audit.jsonl"), a.serverURL(ProxyLink), i.ServerCAFile, a.file("policies.json"), upstream),
 	}
 	for name, content := range files {
 		if err := os.WriteFile(a.file(name+".yaml"), []byte(content), 0o644); err != nil {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/authsec-ai/icp/e2e/icpdev"
+	"github.com/authsec-ai/icp/e2e/stage/fault"
 )
 
 // product is what is killed and started again.
@@ -31,6 +32,8 @@ type product interface {
 	failure() string
 	// database is the path of the server's.
 	database() string
+	// links are those that may have faults, from the first start on.
+	links() map[Link]*fault.Proxy
 }
 
 // plane is a product with its history.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
+	"time"
 
 	_ "modernc.org/sqlite" // the driver of the file that is read
 )
@@ -21,11 +22,16 @@ type Record struct {
 // Issued is one row of the issuance record.
 type Issued struct {
 	Serial string
-	Kind   string // "x509", "jwt" or "agent"
-	State  string // "intent", "issued" or "abandoned"
-	Entry  string // id, "" for an agent
-	ID     string // SPIFFE ID
+	Kind   string    // "x509", "jwt" or "agent"
+	State  string    // "intent", "issued" or "abandoned"
+	Entry  string    // id, "" for an agent
+	ID     string    // SPIFFE ID
+	At     time.Time // when the server decided to sign it; zero if that is not known
 }
+
+// backdate is how far the validity of an X.509-SVID begins before that
+// (docs/issuance.md).
+const backdate = 10 * time.Second
 
 // ReadRecord reads the database file of a server that has ended; it changes
 // nothing in it.
@@ -57,15 +63,19 @@ func (r *Record) readDamage(ctx context.Context, db *sql.DB, _ string) error {
 }
 
 func (r *Record) readIssued(ctx context.Context, db *sql.DB, tenant string) error {
-	rows, err := db.QueryContext(ctx, `SELECT serial, kind, state, entry_id, spiffe_id FROM issuances WHERE tenant = ?`, tenant)
+	rows, err := db.QueryContext(ctx, `SELECT serial, kind, state, entry_id, spiffe_id, not_before FROM issuances WHERE tenant = ?`, tenant)
 	if err != nil {
 		return err
 	}
 	defer rows.Close()
 	for rows.Next() {
 		var i Issued
-		if err := rows.Scan(&i.Serial, &i.Kind, &i.State, &i.Entry, &i.ID); err != nil {
+		var begin int64 // in microseconds
+		if err := rows.Scan(&i.Serial, &i.Kind, &i.State, &i.Entry, &i.ID, &begin); err != nil {
 			return err
+		}
+		if i.At = time.UnixMicro(begin); i.Kind != "jwt" {
+			i.At = i.At.Add(backdate)
 		}
 		if i.State == "intent" {
 			r.Unclosed++

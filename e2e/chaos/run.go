@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,7 +11,12 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
+	"sync"
 	"time"
+
+	"github.com/authsec-ai/icp/e2e/stage"
+	"github.com/authsec-ai/icp/internal/wire"
 )
 
 // Options of Run.
@@ -18,13 +24,14 @@ type Options struct {
 	Bin string // folder of the programs
 	// Apart kills icp-server, icp-agent and agentauth-proxy one by one, instead
 	// of icp dev; of a new run.
-	Apart bool
-	Dir   string        // keeps everything; a run that was interrupted goes on from it
-	Seed  uint64        // of a new run
-	Kills int           // in all, over interruptions
-	Bound time.Duration // within which a change must be seen; of a new run
-	Limit time.Duration // after which no further start begins
-	Log   io.Writer     // a line for each start
+	Apart  bool
+	Faults bool          // of the links between what is apart; of a new run
+	Dir    string        // keeps everything; a run that was interrupted goes on from it
+	Seed   uint64        // of a new run
+	Kills  int           // in all, over interruptions
+	Bound  time.Duration // within which a change must be seen; of a new run
+	Limit  time.Duration // after which no further start begins
+	Log    io.Writer     // a line for each start, fault and kill
 }
 
 // ErrUnfinished says that a run ended before all kills were done; Run with the
@@ -35,6 +42,7 @@ var ErrUnfinished = errors.New("the run is not finished")
 type progress struct {
 	Seed   uint64        `json:"seed"`
 	Apart  bool          `json:"apart"`
+	Faults bool          `json:"faults"`
 	Bound  time.Duration `json:"bound"`
 	Done   int           `json:"done"`   // kills
 	Starts int           `json:"starts"` // in every name, so that none comes twice
@@ -55,8 +63,14 @@ type runner struct {
 //
 // The observers are processes of the calling program: it must call Observe when
 // its first argument is ObserverCommand.
-func Run(ctx context.Context, o Options) (*Case, error) {
-	r, err := open(o)
+func Run(ctx context.Context, o Options) (c *Case, err error) {
+	failed := stage.Run(ctx, func(s *stage.Session) { c, err = run(s, o) })
+	return c, errors.Join(err, failed)
+}
+
+func run(t stage.T, o Options) (*Case, error) {
+	ctx := t.Context()
+	r, err := open(t, o)
 	if err != nil {
 		return nil, err
 	}
@@ -76,19 +90,22 @@ func Run(ctx context.Context, o Options) (*Case, error) {
 }
 
 // open continues the run of the folder, or begins one.
-func open(o Options) (*runner, error) {
-	r := &runner{Options: o, progress: progress{Seed: o.Seed, Apart: o.Apart, Bound: o.Bound}, deadline: time.Now().Add(o.Limit)}
+func open(t stage.T, o Options) (*runner, error) {
+	r := &runner{Options: o, progress: progress{Seed: o.Seed, Apart: o.Apart, Faults: o.Faults, Bound: o.Bound}, deadline: time.Now().Add(o.Limit)}
 	if err := r.load(); err != nil {
 		return nil, err
 	}
-	r.Seed, r.Apart, r.Bound = r.progress.Seed, r.progress.Apart, r.progress.Bound
+	r.Seed, r.Apart, r.Faults, r.Bound = r.progress.Seed, r.progress.Apart, r.progress.Faults, r.progress.Bound
+	if r.Faults && !r.Apart {
+		return nil, errors.New("faults are of links, and one program has none: run them apart")
+	}
 	recorder, err := OpenRecorder(r.file("history.jsonl"))
 	if err != nil {
 		return nil, err
 	}
 	r.plane = &plane{recorder: recorder, product: &whole{binary: filepath.Join(o.Bin, "icp"), dir: r.file("dev")}, watched: users()}
 	if r.Apart {
-		r.plane.product = &apart{bin: o.Bin, dir: r.file("apart")}
+		r.plane.product = &apart{t: t, bin: o.Bin, dir: r.file("apart"), faults: r.Faults}
 	}
 	return r, r.closeInterrupted()
 }
@@ -156,27 +173,65 @@ func (r *runner) run(ctx context.Context) error {
 	return r.untilQuiet(ctx)
 }
 
-// untilKilled starts the product, puts load on it, and kills it at a moment
-// that the seed chooses: while it starts, soon after, or well into its work.
-func (r *runner) untilKilled(ctx context.Context) error {
-	rng := rand.New(rand.NewPCG(r.Seed, uint64(r.progress.Done)))
-	stillborn, life := time.Duration(0), 200*time.Millisecond+upTo(rng, 2*time.Second)
-	switch dice := rng.IntN(10); {
+// turn is what the seed has in store for the time from a start to a kill.
+type turn struct {
+	stillborn time.Duration // after which the start is cut off; 0 if it is not
+	life      time.Duration // from when it is ready to the kill
+	outages   []outage      // by time
+}
+
+// turn gives the next one: killed while it starts, soon after, or well into its
+// work, with faults in the meantime.
+func (r *runner) turn(rng *rand.Rand) turn {
+	t := turn{life: 200*time.Millisecond + upTo(rng, 2*time.Second)}
+	dice, long := rng.IntN(10), false
+	switch {
 	case dice == 0 && r.progress.Done > 0:
-		stillborn = 20*time.Millisecond + upTo(rng, 600*time.Millisecond)
+		t.stillborn = 20*time.Millisecond + upTo(rng, 600*time.Millisecond)
 	case dice >= 4:
-		life = r.Bound + time.Second + upTo(rng, 16*time.Second)
+		t.life, long = r.Bound+time.Second+upTo(rng, 16*time.Second), true
 	}
-	entries, err := r.begin(ctx, stillborn)
+	if r.Faults && long {
+		t.life += upTo(r.faultRng(0), wire.Silence)
+	}
+	t.outages = r.outages(t.life)
+	return t
+}
+
+// outages gives what happens to the links in a time after the next start.
+func (r *runner) outages(within time.Duration) (list []outage) {
+	if !r.Faults {
+		return nil
+	}
+	for i, link := range []Link{AgentLink, ProxyLink} {
+		list = append(list, outages(r.faultRng(i+1), link, within, r.Bound)...)
+	}
+	slices.SortStableFunc(list, func(a, b outage) int { return cmp.Compare(a.from, b.from) })
+	return list
+}
+
+// killRng chooses when to kill and whom.
+func (r *runner) killRng() *rand.Rand { return rand.New(rand.NewPCG(r.Seed, uint64(r.progress.Done))) }
+
+// faultRng is apart from killRng, so that the kills are the same without faults.
+func (r *runner) faultRng(stream int) *rand.Rand {
+	return rand.New(rand.NewPCG(r.Seed, 1<<40|uint64(r.progress.Done)<<8|uint64(stream)))
+}
+
+// untilKilled has one turn.
+func (r *runner) untilKilled(ctx context.Context) error {
+	rng := r.killRng()
+	t := r.turn(rng)
+	entries, err := r.begin(ctx, t.stillborn)
 	if errors.Is(err, errStillborn) {
-		fmt.Fprintf(r.Log, "kill %d of %d: %s after its start began\n", r.progress.Done+1, r.Kills, stillborn.Round(time.Millisecond))
+		fmt.Fprintf(r.Log, "kill %d of %d: %s after its start began\n", r.progress.Done+1, r.Kills, t.stillborn.Round(time.Millisecond))
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(r.Log, "kill %d of %d: %s after it was ready, with %d entries\n", r.progress.Done+1, r.Kills, life.Round(time.Millisecond), len(entries))
-	return r.underLoad(ctx, entries, life, func() { fmt.Fprintf(r.Log, "  killed %s\n", r.plane.kill(rng)) })
+	fmt.Fprintf(r.Log, "kill %d of %d: %s after it was ready, with %d entries\n", r.progress.Done+1, r.Kills, t.life.Round(time.Millisecond), len(entries))
+	return r.underLoad(ctx, entries, t.life, t.outages, func() { fmt.Fprintf(r.Log, "  killed %s\n", r.plane.kill(rng)) })
 }
 
 // begin starts the product and looks at what it kept.
@@ -201,16 +256,18 @@ func (r *runner) begin(ctx context.Context, stillborn time.Duration) ([]listedEn
 	return entries, err
 }
 
-// underLoad has everybody ask for a time, calls end, and waits for them.
-func (r *runner) underLoad(ctx context.Context, entries []listedEntry, life time.Duration, end func()) error {
+// underLoad has everybody ask for a time, with faults, calls end, and waits for
+// them.
+func (r *runner) underLoad(ctx context.Context, entries []listedEntry, life time.Duration, faults []outage, end func()) error {
 	asking, stop := context.WithCancel(ctx)
 	defer stop()
-	done := make(chan struct{})
+	for _, o := range faults {
+		fmt.Fprintf(r.Log, "  %s\n", o)
+	}
+	var group sync.WaitGroup
 	work := &load{plane: r.plane, cycle: r.progress.Starts, kept: &r.kept}
-	go func() {
-		defer close(done)
-		work.run(asking, r.Seed, entries)
-	}()
+	group.Go(func() { work.run(asking, r.Seed, entries) })
+	group.Go(func() { r.plane.suffer(asking, faults) })
 	select {
 	case <-ctx.Done():
 	case <-r.plane.product.ended():
@@ -218,12 +275,15 @@ func (r *runner) underLoad(ctx context.Context, entries []listedEntry, life time
 	}
 	end()
 	stop()
-	<-done
+	group.Wait()
 	if ctx.Err() != nil {
 		return ErrUnfinished
 	}
 	return nil
 }
+
+// faulty is the time in which the last run has its faults.
+const faulty = 6 * time.Second
 
 // untilQuiet has a last run end as an operator would end it, when everything
 // has had the time to be seen.
@@ -233,13 +293,18 @@ func (r *runner) untilQuiet(ctx context.Context) error {
 		return err
 	}
 	fmt.Fprintf(r.Log, "after %d kills: %d entries\n", r.progress.Done, len(entries))
-	if err := r.underLoad(ctx, entries, r.Bound, func() {}); err != nil {
+	life, faults := r.Bound, r.outages(faulty)
+	if r.Faults {
+		life = max(life, faulty)
+	}
+	for i, o := range faults {
+		faults[i].length = min(o.length, faulty-o.from)
+	}
+	if err := r.underLoad(ctx, entries, life, faults, func() {}); err != nil {
 		return err
 	}
-	select {
-	case <-ctx.Done():
+	if !wait(ctx, r.Bound+2*time.Second) {
 		return ErrUnfinished
-	case <-time.After(r.Bound + time.Second):
 	}
 	r.plane.stop()
 	return nil

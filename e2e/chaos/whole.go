@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 
 	"github.com/authsec-ai/icp/e2e/icpdev"
+	"github.com/authsec-ai/icp/e2e/stage/fault"
 )
 
 // whole is `icp dev`: one process.
@@ -54,3 +55,6 @@ func (w *whole) failure() string {
 }
 
 func (w *whole) database() string { return filepath.Join(w.dir, "icp.db") }
+
+// links: what the parts say to each other stays inside.
+func (w *whole) links() map[Link]*fault.Proxy { return nil }
