@@ -425,13 +425,24 @@ func (c *Case) checkDue(r *Result, l *life, due span, uid int, sessions []*sessi
 	}
 }
 
-// ExpiredServed finds SVIDs that a stream still stood for when they had expired
-// longer than the bound ago, which the agent knows without the server.
+// ExpiredServed finds SVIDs that had expired when they were served, for which
+// there is no excuse, and those that a stream still stood for when they had
+// expired longer than the bound ago.
 func ExpiredServed(c *Case) (r Result) {
+	for _, s := range c.sights() {
+		at := s.by.End.Add(-c.Bound) // a message may have waited to be read
+		if s.by.Op == Fetch {
+			at = s.by.Start
+		}
+		r.Looked++
+		if s.NotAfter.Before(at) {
+			r.add("user %d was served %s %s of %s at %s (event %d); it had expired at %s", s.by.UID, s.kind, s.Serial, s.ID, clock(s.by.End), s.by.N, clock(s.NotAfter))
+		}
+	}
 	for _, s := range c.sessions {
 		for _, h := range s.held {
 			r.Looked++
-			for _, expired := range settledAll([]span{{from: h.NotAfter}}, c.running, c.Bound) {
+			for _, expired := range c.heard(AgentLink, []span{{from: h.NotAfter}}) {
 				if common := h.meets(expired); !common.empty() {
 					r.add("stream %s of user %d stood for %s (%s) at %s; it had expired at %s", s.name, s.uid, h.ID, h.Serial, clock(common.from), clock(h.NotAfter))
 				}

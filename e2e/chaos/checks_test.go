@@ -403,13 +403,27 @@ var broken = []struct {
 		t.serve(pick(broken, 17.0, 12.0), []SVID{next}, []SVID{short})
 		t.ending(is("first", user))
 	}},
-	{"an SVID expires on the stream during a fault", "expired SVID served", func(t *tale, broken bool) {
+	{"an SVID that expired during a fault stays on the stream", "expired SVID served", func(t *tale, broken bool) {
 		short := t.svid("first-2", "x509", "first")
 		short.NotAfter = at(15)
 		t.fault(10, 20, AgentLink)
 		t.serve(5, []SVID{short}, []SVID{{Serial: "first-1"}})
-		t.serve(pick(broken, 16.1, 15.9), nil, []SVID{short})
-		t.serve(20.5, []SVID{t.svid("first-3", "x509", "first")}, nil)
+		t.serve(pick(broken, 21.1, 20.9), []SVID{t.svid("first-3", "x509", "first")}, []SVID{short})
+		t.ending(is("first", user))
+	}},
+	{"an expired SVID is sent", "expired SVID served", func(t *tale, broken bool) {
+		short := t.svid("first-2", "x509", "first")
+		short.NotAfter = at(15)
+		when := pick(broken, 16.1, 14.9)
+		t.serve(when, []SVID{short}, nil)
+		t.serve(when, nil, []SVID{short})
+		t.ending(is("first", user))
+	}},
+	{"an expired JWT-SVID is sent", "expired SVID served", func(t *tale, broken bool) {
+		token := t.svid("token-1", "jwt", "first")
+		token.NotAfter = at(8)
+		when := pick(broken, 8.1, 7.9)
+		t.event(Fetch, when, when+0.2, OK, func(e *Event) { e.UID, e.Tokens = user, []SVID{token} })
 		t.ending(is("first", user))
 	}},
 	{"the proxy refuses a live entry too long after a fault", "live identity refused", func(t *tale, broken bool) {
@@ -484,7 +498,8 @@ func TestNoExcuse(t *testing.T) {
 	unexcused := map[string]bool{"lost committed entry": true, "entry back after deletion": true, "lost committed join token": true,
 		"join token spent twice": true, "duplicate serial": true, "SVID outside the record": true, "did not come back": true}
 	never := map[string]bool{"an SVID of somebody else's entry": true, "an SVID before its entry was asked for": true,
-		"an SVID of an entry that nobody made": true, "a JWT-SVID of somebody else's entry": true}
+		"an SVID of an entry that nobody made": true, "a JWT-SVID of somebody else's entry": true,
+		"an SVID is signed after deletion": true, "an expired SVID is sent": true, "an expired JWT-SVID is sent": true}
 	for _, c := range broken {
 		if unexcused[c.check] || never[c.name] {
 			t.Run(c.check+"/"+c.name, func(t *testing.T) {

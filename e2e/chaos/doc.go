@@ -15,10 +15,10 @@
 // While a part is cut off from the server it may know nothing new. What it must
 // know counts from the end of the fault, as it does from a start. No fault excuses
 // what does not depend on news: an identity that was never its user's, a serial
-// used twice, a token spent twice, an SVID that nobody recorded or that was signed
-// after its entry was deleted, or one that has expired.
+// used twice, a token spent twice, an SVID that nobody recorded, that was signed
+// after its entry was deleted, or that had expired when it was served.
 //
-// The seed fixes what is asked, when to kill and what fails; how the operating system
-// interleaves it stays open, so a repeated seed repeats the plan and not each
-// step.
+// The seed fixes what is asked, when to kill and what fails; how the operating
+// system interleaves it stays open, so a repeated seed repeats the plan and not
+// each step.
 package chaos
