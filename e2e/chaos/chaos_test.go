@@ -26,9 +26,9 @@ func TestMain(m *testing.M) {
 // TestThreeKills is `make chaos`, short.
 func TestThreeKills(t *testing.T) { runShort(t, Options{Kills: 3}) }
 
-// TestFaults is `make chaos FLAGS=-faults`, short: each link has a fault in the
-// last run, which ends without a kill.
-func TestFaults(t *testing.T) { runShort(t, Options{Apart: true, Faults: true}) }
+// TestFaults is `make chaos FLAGS="-faults -postgres"`, short: each link has a fault in
+// the last run, which ends without a kill.
+func TestFaults(t *testing.T) { runShort(t, Options{Apart: true, Postgres: true, Faults: true}) }
 
 func runShort(t *testing.T, o Options) {
 	var log bytes.Buffer

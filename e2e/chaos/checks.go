@@ -27,7 +27,7 @@ func NewCase(h History, r Record, bound time.Duration) *Case {
 	c := &Case{History: h, Record: r, Bound: bound, running: h.running(), informed: map[Link][]span{}, lives: h.lives(),
 		byEntry: map[string]*life{}, sessions: h.sessions(), issued: map[string]Issued{}}
 	for _, l := range []Link{AgentLink, ProxyLink} {
-		c.informed[l] = h.calm(c.running, l)
+		c.informed[l] = h.calm(c.running, l, StoreLink)
 	}
 	for _, l := range c.lives {
 		if l.id != "" {

@@ -18,6 +18,7 @@ type Link string
 const (
 	AgentLink Link = agent + " to " + server
 	ProxyLink Link = proxy + " to " + server
+	StoreLink Link = server + " to PostgreSQL"
 )
 
 // outage is a fault of a link for some time.

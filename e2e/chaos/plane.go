@@ -30,8 +30,8 @@ type product interface {
 	ended() <-chan struct{}
 	// failure says which part has ended by itself, "" if none.
 	failure() string
-	// database is the path of the server's.
-	database() string
+	// record reads what the server keeps of a tenant, when it has ended.
+	record(ctx context.Context, tenant string) (Record, error)
 	// links are those that may have faults, from the first start on.
 	links() map[Link]*fault.Proxy
 }

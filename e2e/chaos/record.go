@@ -43,15 +43,25 @@ func ReadRecord(ctx context.Context, path, tenant string) (Record, error) {
 	}
 	defer db.Close()
 	var r Record
-	for _, step := range []func(context.Context, *sql.DB, string) error{r.readDamage, r.readIssued, r.readEntries} {
-		if err := step(ctx, db, tenant); err != nil {
-			return Record{}, fmt.Errorf("read %s: %w", path, err)
-		}
+	if err := r.readDamage(ctx, db); err != nil {
+		return Record{}, fmt.Errorf("read %s: %w", path, err)
 	}
-	return r, nil
+	return r, r.read(ctx, db, tenant)
 }
 
-func (r *Record) readDamage(ctx context.Context, db *sql.DB, _ string) error {
+// read reads the database of a server, of either kind.
+func (r *Record) read(ctx context.Context, db *sql.DB, tenant string) error {
+	err := r.readIssued(ctx, db, tenant)
+	if err == nil {
+		err = r.readEntries(ctx, db, tenant)
+	}
+	if err != nil {
+		return fmt.Errorf("read the server's record: %w", err)
+	}
+	return nil
+}
+
+func (r *Record) readDamage(ctx context.Context, db *sql.DB) error {
 	var word string
 	if err := db.QueryRowContext(ctx, `PRAGMA integrity_check(1)`).Scan(&word); err != nil {
 		return err
@@ -63,7 +73,7 @@ func (r *Record) readDamage(ctx context.Context, db *sql.DB, _ string) error {
 }
 
 func (r *Record) readIssued(ctx context.Context, db *sql.DB, tenant string) error {
-	rows, err := db.QueryContext(ctx, `SELECT serial, kind, state, entry_id, spiffe_id, not_before FROM issuances WHERE tenant = ?`, tenant)
+	rows, err := db.QueryContext(ctx, `SELECT serial, kind, state, entry_id, spiffe_id, not_before FROM issuances WHERE tenant = $1`, tenant)
 	if err != nil {
 		return err
 	}
@@ -86,7 +96,7 @@ func (r *Record) readIssued(ctx context.Context, db *sql.DB, tenant string) erro
 }
 
 func (r *Record) readEntries(ctx context.Context, db *sql.DB, tenant string) error {
-	rows, err := db.QueryContext(ctx, `SELECT id, spec FROM entries WHERE tenant = ?`, tenant)
+	rows, err := db.QueryContext(ctx, `SELECT id, spec FROM entries WHERE tenant = $1`, tenant)
 	if err != nil {
 		return err
 	}

@@ -24,14 +24,15 @@ type Options struct {
 	Bin string // folder of the programs
 	// Apart kills icp-server, icp-agent and agentauth-proxy one by one, instead
 	// of icp dev; of a new run.
-	Apart  bool
-	Faults bool          // of the links between what is apart; of a new run
-	Dir    string        // keeps everything; a run that was interrupted goes on from it
-	Seed   uint64        // of a new run
-	Kills  int           // in all, over interruptions
-	Bound  time.Duration // within which a change must be seen; of a new run
-	Limit  time.Duration // after which no further start begins
-	Log    io.Writer     // a line for each start, fault and kill
+	Apart    bool
+	Postgres bool          // keeps the server's data, if it is apart; of a new run
+	Faults   bool          // of the links between what is apart; of a new run
+	Dir      string        // keeps everything; a run that was interrupted goes on from it
+	Seed     uint64        // of a new run
+	Kills    int           // in all, over interruptions
+	Bound    time.Duration // within which a change must be seen; of a new run
+	Limit    time.Duration // after which no further start begins
+	Log      io.Writer     // a line for each start, fault and kill
 }
 
 // ErrUnfinished says that a run ended before all kills were done; Run with the
@@ -40,12 +41,13 @@ var ErrUnfinished = errors.New("the run is not finished")
 
 // progress is what a run keeps of itself beside the history.
 type progress struct {
-	Seed   uint64        `json:"seed"`
-	Apart  bool          `json:"apart"`
-	Faults bool          `json:"faults"`
-	Bound  time.Duration `json:"bound"`
-	Done   int           `json:"done"`   // kills
-	Starts int           `json:"starts"` // in every name, so that none comes twice
+	Seed     uint64        `json:"seed"`
+	Apart    bool          `json:"apart"`
+	Postgres bool          `json:"postgres"`
+	Faults   bool          `json:"faults"`
+	Bound    time.Duration `json:"bound"`
+	Done     int           `json:"done"`   // kills
+	Starts   int           `json:"starts"` // in every name, so that none comes twice
 }
 
 // runner is one run.
@@ -91,13 +93,15 @@ func run(t stage.T, o Options) (*Case, error) {
 
 // open continues the run of the folder, or begins one.
 func open(t stage.T, o Options) (*runner, error) {
-	r := &runner{Options: o, progress: progress{Seed: o.Seed, Apart: o.Apart, Faults: o.Faults, Bound: o.Bound}, deadline: time.Now().Add(o.Limit)}
+	r := &runner{Options: o, deadline: time.Now().Add(o.Limit)}
+	r.progress = progress{Seed: o.Seed, Apart: o.Apart, Postgres: o.Postgres, Faults: o.Faults, Bound: o.Bound}
 	if err := r.load(); err != nil {
 		return nil, err
 	}
-	r.Seed, r.Apart, r.Faults, r.Bound = r.progress.Seed, r.progress.Apart, r.progress.Faults, r.progress.Bound
-	if r.Faults && !r.Apart {
-		return nil, errors.New("faults are of links, and one program has none: run them apart")
+	p := r.progress
+	r.Seed, r.Apart, r.Postgres, r.Faults, r.Bound = p.Seed, p.Apart, p.Postgres, p.Faults, p.Bound
+	if !r.Apart && (r.Faults || r.Postgres) {
+		return nil, errors.New("icp dev has neither links nor PostgreSQL: run the programs apart")
 	}
 	recorder, err := OpenRecorder(r.file("history.jsonl"))
 	if err != nil {
@@ -105,7 +109,7 @@ func open(t stage.T, o Options) (*runner, error) {
 	}
 	r.plane = &plane{recorder: recorder, product: &whole{binary: filepath.Join(o.Bin, "icp"), dir: r.file("dev")}, watched: users()}
 	if r.Apart {
-		r.plane.product = &apart{t: t, bin: o.Bin, dir: r.file("apart"), faults: r.Faults}
+		r.plane.product = &apart{t: t, bin: o.Bin, dir: r.file("apart"), postgres: r.Postgres, faults: r.Faults}
 	}
 	return r, r.closeInterrupted()
 }
@@ -203,7 +207,11 @@ func (r *runner) outages(within time.Duration) (list []outage) {
 	if !r.Faults {
 		return nil
 	}
-	for i, link := range []Link{AgentLink, ProxyLink} {
+	links := []Link{AgentLink, ProxyLink}
+	if r.Postgres {
+		links = append(links, StoreLink)
+	}
+	for i, link := range links {
 		list = append(list, outages(r.faultRng(i+1), link, within, r.Bound)...)
 	}
 	slices.SortStableFunc(list, func(a, b outage) int { return cmp.Compare(a.from, b.from) })
@@ -345,7 +353,7 @@ func (r *runner) judge(ctx context.Context) (*Case, error) {
 	if err != nil {
 		return nil, err
 	}
-	record, err := ReadRecord(ctx, r.plane.product.database(), tenant)
+	record, err := r.plane.product.record(ctx, tenant)
 	if err != nil {
 		return nil, err
 	}
