@@ -58,7 +58,7 @@ func chaosRun(ctx context.Context) (int, error) {
 	flag.Uint64Var(&o.Seed, "seed", 0, "what chooses requests and moments; 0 means any")
 	flag.DurationVar(&o.Bound, "bound", 0, "within which a change must be seen; 0 means 2s, and 5s for -apart, where parts find each other again")
 	flag.DurationVar(&o.Limit, "limit", 70*time.Minute, "after which the run is interrupted")
-	flag.StringVar(&resume, "resume", "", "folder of a run that was interrupted; seed, bound and programs are those of then")
+	flag.StringVar(&resume, "resume", "", "folder of a run that was interrupted; seed, bound, programs and faults are those of then")
 	flag.Parse()
 	o.Apart = o.Apart || o.Faults || o.Postgres
 	if o.Seed == 0 {
