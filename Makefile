@@ -77,7 +77,7 @@ structure: ## measure function lengths, imports and documentation (docs/structur
 	@echo && echo "the whole module:" && go run -C tools ./structure ..
 
 .PHONY: chaos
-chaos: build ## kill icp dev under load KILLS times (default 10; SEED=n repeats, FLAGS=-apart) and judge
+chaos: build ## kill icp dev under load KILLS times (default 10; SEED=n repeats, FLAGS="-faults -postgres") and judge
 	@go run ./e2e/chaos/cmd -kills $(or $(KILLS),10) -seed $(or $(SEED),0) $(FLAGS)
 
 .PHONY: fuzz

@@ -1,5 +1,6 @@
-// Command cmd kills and restarts `icp dev` under load and judges what was seen
-// from outside: `go run ./e2e/chaos/cmd -kills 10 -seed 1`.
+// Command cmd kills and restarts `icp dev` under load, or server, agent and proxy
+// one by one with faults of their links, and judges what was seen from outside:
+// `go run ./e2e/chaos/cmd -kills 10 -seed 1 -faults`.
 package main
 
 import (
@@ -51,12 +52,15 @@ func chaosRun(ctx context.Context) (int, error) {
 	resume := ""
 	flag.StringVar(&o.Bin, "bin", "bin", "folder of the programs to kill")
 	flag.BoolVar(&o.Apart, "apart", false, "kill icp-server, icp-agent and agentauth-proxy one by one, instead of icp dev")
+	flag.BoolVar(&o.Faults, "faults", false, "as -apart, and in the meantime the links to the server, and from it to PostgreSQL, are cut, silent, late or slow")
+	flag.BoolVar(&o.Postgres, "postgres", false, "as -apart, and the server keeps its data in PostgreSQL")
 	flag.IntVar(&o.Kills, "kills", 10, "how often to kill it, over all interruptions")
 	flag.Uint64Var(&o.Seed, "seed", 0, "what chooses requests and moments; 0 means any")
 	flag.DurationVar(&o.Bound, "bound", 0, "within which a change must be seen; 0 means 2s, and 5s for -apart, where parts find each other again")
 	flag.DurationVar(&o.Limit, "limit", 70*time.Minute, "after which the run is interrupted")
-	flag.StringVar(&resume, "resume", "", "folder of a run that was interrupted; seed, bound and programs are those of then")
+	flag.StringVar(&resume, "resume", "", "folder of a run that was interrupted; seed, bound, programs and faults are those of then")
 	flag.Parse()
+	o.Apart = o.Apart || o.Faults || o.Postgres
 	if o.Seed == 0 {
 		o.Seed = rand.Uint64N(1 << 32)
 	}

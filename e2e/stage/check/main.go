@@ -19,6 +19,7 @@ import (
 	"github.com/authsec-ai/icp/e2e/stage/browser"
 	"github.com/authsec-ai/icp/e2e/stage/docker"
 	"github.com/authsec-ai/icp/e2e/stage/envoy"
+	"github.com/authsec-ai/icp/e2e/stage/fault"
 	"github.com/authsec-ai/icp/e2e/stage/kubernetes"
 	"github.com/authsec-ai/icp/e2e/stage/metadata"
 	"github.com/authsec-ai/icp/e2e/stage/oidc"
@@ -62,6 +63,7 @@ var components = []component{
 	{"verifier Python", verifier.ProvePython},
 	{"verifier pyca", verifier.ProvePyca},
 	{"verifier PostgreSQL", verifier.ProvePostgres},
+	{"fault proxy", fault.Prove},
 }
 
 func main() {
