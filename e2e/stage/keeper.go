@@ -114,9 +114,32 @@ func readThings(lines io.Reader) map[string][]string {
 // undoing bounds how long something that is being killed may hold on.
 const undoing = 10 * time.Second
 
-// removeFolder removes a folder, also while its last users are ending.
+// removeFolder removes a folder, also while its last users are ending. What is
+// mounted in it is somebody else's and stays.
 func removeFolder(path string) error {
-	return retry(func() error { return os.RemoveAll(path) })
+	return retry(func() error {
+		if err := unmountBelow(path); err != nil {
+			return err
+		}
+		return os.RemoveAll(path)
+	})
+}
+
+// unmountBelow takes away what is mounted at a path and below.
+func unmountBelow(path string) error {
+	mounts, err := readMounts("/proc/self/mountinfo")
+	if err != nil {
+		return err
+	}
+	for _, mount := range slices.Backward(mounts) { // the last one lies on top
+		if mount.path != path && !strings.HasPrefix(mount.path, path+"/") {
+			continue
+		}
+		if err := unmount(mount.path); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // removeCgroup removes a control group with those below it, whose processes are

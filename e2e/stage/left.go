@@ -27,10 +27,14 @@ func readMounts(file string) ([]mount, error) {
 		if !ok || len(first) < 6 || len(last) < 3 {
 			return nil, fmt.Errorf("%s: can't read %q", file, line)
 		}
-		mounts = append(mounts, mount{root: first[3], path: first[4], kind: last[0], options: last[2]})
+		mounts = append(mounts, mount{root: unescape(first[3]), path: unescape(first[4]), kind: last[0], options: last[2]})
 	}
 	return mounts, nil
 }
+
+// unescape gives a path as it is: where it has a space, a line of mountinfo has
+// the octal of that.
+var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace
 
 // Left gives what a run has left behind on this host: processes, folders, control
 // groups, mounts and named network namespaces, a line each. This process, its
@@ -129,8 +133,8 @@ func leftMounts(run string) ([]string, error) {
 	}
 	var left []string
 	for _, mount := range mounts {
-		if strings.Contains(mount.path, "/"+prefix(run)) {
-			left = append(left, "mount "+mount.path)
+		if strings.Contains(mount.path, "/"+prefix(run)) || strings.Contains(mount.root, "/"+prefix(run)) {
+			left = append(left, fmt.Sprintf("mount %s of %s", mount.path, mount.root))
 		}
 	}
 	return left, nil

@@ -12,8 +12,11 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Process is a program that a test started.
@@ -25,6 +28,9 @@ type Process struct {
 	cmd  *exec.Cmd
 	done chan struct{} // closed when it has ended
 	err  error         // of Wait; read after done
+
+	mu    sync.Mutex
+	ended bool // from then on PID may be another's
 }
 
 // Start runs cmd as Launch does and stops it when the test ends.
@@ -69,6 +75,18 @@ func launch(name, dir string, cmd *exec.Cmd, enter func() error) (*Process, erro
 	if cmd.Stderr == nil {
 		cmd.Stderr = log
 	}
+	p := newProcess(name, cmd)
+	p.LogFile = log.Name()
+	return p, p.launch(enter)
+}
+
+func newProcess(name string, cmd *exec.Cmd) *Process {
+	return &Process{name: name, cmd: cmd, done: make(chan struct{})}
+}
+
+// launch starts the process on a thread that has called enter, if there is one.
+func (p *Process) launch(enter func() error) error {
+	cmd := p.cmd
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
@@ -76,7 +94,9 @@ func launch(name, dir string, cmd *exec.Cmd, enter func() error) (*Process, erro
 	if cmd.SysProcAttr.Pdeathsig == 0 && enter == nil { // Go's child would not find its parent from a machine, and end
 		cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 	}
-	p := &Process{LogFile: log.Name(), name: name, cmd: cmd, done: make(chan struct{})}
+	if cmd.WaitDelay == 0 { // one that has left the group may hold its output
+		cmd.WaitDelay = 5 * time.Second
+	}
 	started := make(chan error)
 	if enter == nil {
 		go p.run(started)
@@ -84,9 +104,9 @@ func launch(name, dir string, cmd *exec.Cmd, enter func() error) (*Process, erro
 		goAway(enter, started, func() { p.run(started) })
 	}
 	if err := <-started; err != nil {
-		return nil, fmt.Errorf("start %s: %w", name, err)
+		return fmt.Errorf("start %s: %w", p.name, err)
 	}
-	return p, nil
+	return nil
 }
 
 // run keeps the thread that started the child until the child ends: the
@@ -105,14 +125,31 @@ func (p *Process) run(started chan<- error) {
 	if err != nil {
 		p.killGroup()
 	}
-	p.err = p.cmd.Wait()
+	awaitEnd(p.PID)
 	p.killGroup()
+	p.mu.Lock()
+	p.ended = true
+	p.mu.Unlock()
 	release("group", group)
+	p.err = p.cmd.Wait()
 	close(p.done)
 }
 
-// killGroup ends what is there of the process and those it started.
-func (p *Process) killGroup() { _ = syscall.Kill(-p.PID, syscall.SIGKILL) } // they may have ended already
+// awaitEnd waits until a child has ended and leaves it to be waited for: so long
+// its id, which is that of its group, is given to no other.
+func awaitEnd(pid int) {
+	for unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil) == unix.EINTR {
+	}
+}
+
+// killGroup ends what is there of the process and its group.
+func (p *Process) killGroup() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.ended {
+		_ = syscall.Kill(-p.PID, syscall.SIGKILL) // they may have ended already
+	}
+}
 
 // Stop asks the process to end, and kills it after five seconds. It waits for
 // the end, and may be called more than once.
@@ -125,7 +162,8 @@ func (p *Process) Stop() {
 	}
 }
 
-// Kill ends the process and those it started at once (SIGKILL) and waits.
+// Kill ends the process and those of its group at once (SIGKILL) and waits. It
+// may be called more than once.
 func (p *Process) Kill() {
 	p.killGroup()
 	<-p.done
@@ -244,13 +282,19 @@ func Eventually(t T, limit time.Duration, check func() error) {
 	}
 }
 
-// Output runs a command to its end and gives what it printed; a failure fails
-// the test with the output.
+// Output runs a command to its end, or that of the test, and gives what it
+// printed; a failure fails the test with the output.
 func Output(t T, cmd *exec.Cmd) string {
 	t.Helper()
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := cmd.Run(); err != nil {
+	p := newProcess(filepath.Base(cmd.Path), cmd)
+	err := p.launch(nil)
+	if err == nil {
+		t.Cleanup(p.Kill)
+		err = p.Err()
+	}
+	if err != nil {
 		t.Fatalf("%s: %v\n%s", fmt.Sprint(cmd.Args), err, out.String())
 	}
 	return out.String()
