@@ -118,61 +118,18 @@ func TestMachineCgroupsV2(t *testing.T) {
 // TestNothingStays kills a test binary in the midst of processes inside and
 // outside of a machine, with children that have left their parents, and a mount.
 func TestNothingStays(t *testing.T) {
-<<<<<<< HEAD
 	lefttest.Killed(t, func(t *testing.T) {
 		m := stage.NewMachine(t, stage.CgroupsHost)
 		m.Start(t, "inside", exec.Command("sh", "-c", "(setsid sleep 600 &) ; sleep 600"))
 		stage.Start(t, "outside", exec.Command("sh", "-c", "sleep 600 & sleep 600"))
 		m.Start(t, "mounted", exec.Command("sh", "-c", "mkdir $0/m && mount -t tmpfs none $0/m && touch $0/m/x && sleep 600", stage.Folder(t)))
-	}, "process ", "folder ", "control group ")
-=======
-	const role = "ICP_TEST_HOLD"
-	if out := os.Getenv(role); out != "" {
-		hold(t, out)
-	}
-	run := fmt.Sprintf("held%d", os.Getpid())
-	out := filepath.Join(t.TempDir(), "ready")
-	cmd := exec.Command(os.Args[0], "-test.run=^TestNothingStays$")
-	cmd.Env = append(os.Environ(), role+"="+out, "ICP_STAGE_RUN="+run)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil { // not by the stage, which would kill what the binary leaves
-		t.Fatal(err)
-	}
-	kill := func() { _, _ = cmd.Process.Kill(), cmd.Wait() } // the second time in vain
-	t.Cleanup(kill)
-	stage.Eventually(t, time.Minute, func() error {
-		_, err := os.Stat(out)
-		return err
-	})
-	left, err := stage.Left(run)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, kind := range []string{"process", "folder", "control group"} {
-		if !strings.Contains(strings.Join(left, "\n"), kind+" ") {
-			t.Errorf("the check sees no %s among\n%s", kind, strings.Join(left, "\n"))
-		}
-	}
-	kill()
-	stage.Eventually(t, 30*time.Second, func() error {
-		left, err := stage.Left(run)
-		if len(left) > 0 {
-			err = fmt.Errorf("left:\n%s", strings.Join(left, "\n"))
-		}
-		return err
-	})
-}
-
-// hold starts processes inside and outside of a machine, with children that have
-// left their parents, and waits to be killed; out is there when it has them.
-func hold(t *testing.T, out string) {
-	const orphan = "(setsid sleep 600 &) ; sleep 600"
-	m := stage.NewMachine(t, stage.CgroupsHost)
-	m.Start(t, "inside", exec.Command("sh", "-c", orphan))
-	stage.Start(t, "outside", exec.Command("sh", "-c", "sleep 600 & sleep 600"))
-	m.Start(t, "mounted", exec.Command("sh", "-c", "mkdir $0/m && mount -t tmpfs none $0/m && touch $0/m/x && sleep 600", stage.Folder(t)))
-	stage.Output(t, exec.Command("sh", "-c", ": >$0; sleep 601 & sleep 601", out)) // until killed
->>>>>>> refs/heads/review-stage
+		running := filepath.Join(stage.Folder(t), "running")
+		go stage.Output(t, exec.Command("sh", "-c", ": >$0; sleep 601 & sleep 601", running)) // until killed
+		stage.Eventually(t, time.Minute, func() error {
+			_, err := os.Stat(running)
+			return err
+		})
+	}, "process ", "folder ", "control group ", "sleep 601")
 }
 
 // TestSession checks that a Session undoes what it did, the last first, also

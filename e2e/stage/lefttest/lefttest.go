@@ -46,9 +46,7 @@ func Killed(t *testing.T, start func(*testing.T), sees ...string) {
 			t.Errorf("the check sees no %q among\n%s", part, there)
 		}
 	}
-	if err := victim.Signal(os.Kill); err != nil { // it alone: what it has started is left to itself
-		t.Fatal(err)
-	}
+	victim.kill()
 	nothingStays(t, run)
 }
 
@@ -63,8 +61,8 @@ func Ended(t *testing.T, start func(*testing.T)) {
 	if victim == nil {
 		return
 	}
-	if err := victim.Err(); err != nil {
-		t.Errorf("it ended so: %v", err)
+	if <-victim.done; victim.err != nil {
+		t.Errorf("it ended so: %v", victim.err)
 	}
 	nothingStays(t, run)
 }
@@ -82,26 +80,72 @@ func isVictim(t *testing.T, start func(*testing.T)) bool {
 	return true
 }
 
+// victim is a process that is not started by the stage, which would kill what
+// it leaves.
+type victim struct {
+	cmd  *exec.Cmd
+	log  string        // file
+	done chan struct{} // closed when it has ended
+	err  error         // of Wait; read after done
+}
+
 var victims atomic.Int32
 
 // startVictim runs this test in another process and gives it and its run when
 // everything has started; nil in a victim of another test.
-func startVictim(t *testing.T) (*stage.Process, string) {
+func startVictim(t *testing.T) (*victim, string) {
 	t.Helper()
 	if os.Getenv(nameVariable) != "" {
 		return nil, ""
 	}
 	run := fmt.Sprintf("%svictim%d_%d", stage.RunID(), os.Getpid(), victims.Add(1))
-	ready := filepath.Join(stage.Folder(t), "ready")
+	dir := stage.Folder(t)
+	ready := filepath.Join(dir, "ready")
 	top, _, _ := strings.Cut(t.Name(), "/")
-	cmd := exec.Command(os.Args[0], "-test.run=^"+top+"$")
-	cmd.Env = append(os.Environ(), nameVariable+"="+t.Name(), readyVariable+"="+ready, "ICP_STAGE_RUN="+run)
-	victim := stage.Start(t, "victim", cmd)
-	victim.WaitReady(t, startLimit, func() error {
+	v := &victim{cmd: exec.Command(os.Args[0], "-test.run=^"+top+"$"), log: filepath.Join(dir, "log"), done: make(chan struct{})}
+	log, err := os.Create(v.log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	v.cmd.Stdout, v.cmd.Stderr = log, log
+	v.cmd.Env = append(os.Environ(), nameVariable+"="+t.Name(), readyVariable+"="+ready, "ICP_STAGE_RUN="+run)
+	if err := v.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() { defer close(v.done); v.err = v.cmd.Wait() }()
+	t.Cleanup(func() {
+		v.kill()
+		if t.Failed() {
+			t.Logf("the victim printed:\n%s", v.printed())
+		}
+	})
+	stage.Eventually(t, startLimit, func() error {
 		_, err := os.Stat(ready)
+		select {
+		case <-v.done:
+			if err != nil { // it may have ended right after
+				t.Fatalf("the victim ended before it was ready: %v", v.err)
+			}
+		default:
+		}
 		return err
 	})
-	return victim, run
+	return v, run
+}
+
+// kill ends the process, and nothing that it has started.
+func (v *victim) kill() {
+	_ = v.cmd.Process.Kill() // it may have ended already
+	<-v.done
+}
+
+func (v *victim) printed() string {
+	raw, err := os.ReadFile(v.log)
+	if err != nil {
+		return err.Error()
+	}
+	return string(raw)
 }
 
 func nothingStays(t *testing.T, run string) {
