@@ -124,7 +124,7 @@ func startVictim(t *testing.T) (*victim, string) {
 		_, err := os.Stat(ready)
 		select {
 		case <-v.done:
-			if err != nil { // it may have ended right after
+			if _, err = os.Stat(ready); err != nil {
 				t.Fatalf("the victim ended before it was ready: %v", v.err)
 			}
 		default:
