@@ -163,19 +163,20 @@ func (db *DB) attempt(f func() error) error {
 	return err
 }
 
+// commitOne runs one job in a transaction of its own, which its refusal undoes.
 func (db *DB) commitOne(ctx context.Context, scope Scope, j *job) error {
-	answers, err := db.commitBatch(ctx, scope, []*job{j})
-	if err != nil {
-		return err
-	}
-	return answers[0]
+	return db.commit(ctx, scope, func(t *tx) error {
+		if j.ctx.Err() != nil {
+			return j.ctx.Err()
+		}
+		return j.body(ctx, t)
+	})
 }
 
 // commitBatch gives each job's own refusal, or the error that rolled back all.
 func (db *DB) commitBatch(ctx context.Context, scope Scope, batch []*job) ([]error, error) {
 	answers := make([]error, len(batch))
-	var done []*record
-	err := db.transact(ctx, db.cfg.Write, db.cfg.Dialect.WriteOptions(), scope, func(t *tx) error {
+	err := db.commit(ctx, scope, func(t *tx) error {
 		for i, j := range batch {
 			refused, err := runJob(ctx, t, j)
 			if err != nil {
@@ -183,17 +184,28 @@ func (db *DB) commitBatch(ctx context.Context, scope Scope, batch []*job) ([]err
 			}
 			answers[i] = refused
 		}
+		return nil
+	})
+	return answers, err
+}
+
+// commit runs body, numbers and writes what it left, and tells after the commit.
+func (db *DB) commit(ctx context.Context, scope Scope, body func(t *tx) error) error {
+	var done []*record
+	err := db.transact(ctx, db.cfg.Write, db.cfg.Dialect.WriteOptions(), scope, func(t *tx) error {
+		if err := body(t); err != nil {
+			return err
+		}
 		if err := db.finish(ctx, t); err != nil {
 			return err
 		}
 		done = t.records
 		return db.hooks.beforeCommit(scope)
 	})
-	if err != nil {
-		return nil, err
+	if err == nil {
+		db.committed(done)
 	}
-	db.committed(done)
-	return answers, nil
+	return err
 }
 
 // runJob runs one job in a savepoint. It gives the job's refusal, which undoes
