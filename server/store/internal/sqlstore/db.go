@@ -120,6 +120,15 @@ func (t *tx) row(ctx context.Context, query string, args ...any) *sql.Row {
 	return t.QueryRowContext(ctx, t.dialect.Statement(query), args...)
 }
 
+// anyOf gives the condition that column is one of values, and its argument,
+// which is parameter param. One value takes less than a list.
+func (t *tx) anyOf(column string, param int, values []string) (condition string, arg any) {
+	if len(values) == 1 {
+		return fmt.Sprintf("%s = $%d", column, param), values[0]
+	}
+	return t.dialect.AnyOf(column, param), t.dialect.List(values)
+}
+
 // scanner is a *sql.Row or *sql.Rows.
 type scanner interface{ Scan(dest ...any) error }
 

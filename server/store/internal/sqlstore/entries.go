@@ -243,8 +243,8 @@ func (db *DB) Entry(ctx context.Context, tenant, id string) (e identity.Entry, e
 // EntriesByID implements store.Registry.
 func (db *DB) EntriesByID(ctx context.Context, tenant string, ids []string) (entries []identity.Entry, err error) {
 	err = db.read(ctx, "read entries", tenant, func(t *tx) error {
-		entries, err = list(ctx, t, scanEntry, `SELECT `+entryColumns+` FROM entries WHERE tenant = $1 AND `+
-			t.dialect.AnyOf("id", 2), tenant, t.dialect.List(ids))
+		among, arg := t.anyOf("id", 2, ids)
+		entries, err = list(ctx, t, scanEntry, `SELECT `+entryColumns+` FROM entries WHERE tenant = $1 AND `+among, tenant, arg)
 		return err
 	})
 	return entries, err

@@ -181,11 +181,12 @@ func (b *intentBatch) authorize(ctx context.Context, t *tx) error {
 		ids = append(ids, b.items[i].EntryID)
 	}
 	slices.Sort(ids)
+	among, arg := t.anyOf("id", 2, slices.Compact(ids))
 	found, err := list(ctx, t, func(row scanner) (g grant, err error) {
 		err = row.Scan(&g.id, &g.spiffeID, &g.parent, &g.revision)
 		return g, err
-	}, `SELECT id, spiffe_id, parent_id, revision FROM entries WHERE tenant = $1 AND `+t.dialect.AnyOf("id", 2)+
-		` ORDER BY id`+t.dialect.Lock(Shared), b.tenant, t.dialect.List(slices.Compact(ids)))
+	}, `SELECT id, spiffe_id, parent_id, revision FROM entries WHERE tenant = $1 AND `+among+
+		` ORDER BY id`+t.dialect.Lock(Shared), b.tenant, arg)
 	if err != nil {
 		return fmt.Errorf("hold entries: %w", err)
 	}
@@ -278,8 +279,9 @@ func (b *intentBatch) earlier(ctx context.Context, t *tx, items []int) (map[stri
 	for _, i := range items {
 		ids = append(ids, b.items[i].RequestID)
 	}
+	among, arg := t.anyOf("request_id", 3, ids)
 	found, err := list(ctx, t, scanIssuance, `SELECT tenant, node, state, `+issuanceColumns+` FROM issuances
-		WHERE tenant = $1 AND node = $2 AND request_id <> '' AND `+t.dialect.AnyOf("request_id", 3), b.tenant, b.node, t.dialect.List(ids))
+		WHERE tenant = $1 AND node = $2 AND request_id <> '' AND `+among, b.tenant, b.node, arg)
 	byRequest := make(map[string]store.Issuance, len(found))
 	for _, is := range found {
 		byRequest[is.RequestID] = is
@@ -297,8 +299,8 @@ func revokedAmong(ctx context.Context, t *tx, tenant string, earlier map[string]
 	for _, was := range earlier {
 		serials = append(serials, was.Serial)
 	}
-	found, err := list(ctx, t, scanText, `SELECT serial FROM revocations WHERE tenant = $1 AND `+t.dialect.AnyOf("serial", 2),
-		tenant, t.dialect.List(serials))
+	among, arg := t.anyOf("serial", 2, serials)
+	found, err := list(ctx, t, scanText, `SELECT serial FROM revocations WHERE tenant = $1 AND `+among, tenant, arg)
 	return setOf(found), err
 }
 
@@ -313,7 +315,14 @@ func (b *intentBatch) refuseRetry(in, was store.Intent, revoked bool) error {
 	return nil
 }
 
+const insertIntoIssuances = `INSERT INTO issuances (tenant, node, state, ` + issuanceColumns + `)
+	`
+
+// insertIssuances gives the serials of the rows that no unique constraint kept out.
 func insertIssuances(ctx context.Context, t *tx, tenant, node string, rows []intentRow) (map[string]bool, error) {
+	if len(rows) == 1 {
+		return insertIssuance(ctx, t, tenant, node, rows[0])
+	}
 	text, err := toJSON(rows)
 	if err != nil {
 		return nil, err
@@ -321,14 +330,21 @@ func insertIssuances(ctx context.Context, t *tx, tenant, node string, rows []int
 	from := t.dialect.Records(4, Column{"serial", "TEXT"}, Column{"kind", "TEXT"}, Column{"request_id", "TEXT"},
 		Column{"entry_id", "TEXT"}, Column{"entry_revision", "BIGINT"}, Column{"spiffe_id", "TEXT"},
 		Column{"evidence", "TEXT"}, Column{"spki", "TEXT"}, Column{"not_before", "BIGINT"}, Column{"expires_at", "BIGINT"})
-	serials, err := list(ctx, t, scanText, `INSERT INTO issuances (tenant, node, state, `+issuanceColumns+`)
-		SELECT CAST($1 AS TEXT), CAST($2 AS TEXT), CAST($3 AS TEXT), r.serial, r.kind, r.request_id, r.entry_id, r.entry_revision,
+	serials, err := list(ctx, t, scanText, insertIntoIssuances+`SELECT CAST($1 AS TEXT), CAST($2 AS TEXT), CAST($3 AS TEXT), r.serial, r.kind, r.request_id, r.entry_id, r.entry_revision,
 			r.spiffe_id, r.evidence, r.spki, r.not_before, r.expires_at
 		FROM `+from+` WHERE true ON CONFLICT DO NOTHING RETURNING serial`, tenant, node, stateIntent, text)
 	if err != nil {
 		return nil, err
 	}
 	return setOf(serials), nil
+}
+
+// insertIssuance is insertIssuances for one row, which needs no JSON.
+func insertIssuance(ctx context.Context, t *tx, tenant, node string, r intentRow) (map[string]bool, error) {
+	n, err := t.exec(ctx, insertIntoIssuances+`VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) ON CONFLICT DO NOTHING`,
+		tenant, node, stateIntent, r.Serial, r.Kind, r.RequestID, r.EntryID, r.EntryRevision,
+		r.SPIFFEID, r.Evidence, r.SPKI, r.NotBefore, r.ExpiresAt)
+	return map[string]bool{r.Serial: n == 1}, err
 }
 
 // recordAgent records an agent's own SVID, which is about to be made.
@@ -349,8 +365,8 @@ func setState(ctx context.Context, t *tx, tenant string, serials []string, state
 	if len(serials) == 0 {
 		return nil
 	}
-	_, err := t.exec(ctx, `UPDATE issuances SET state = $2 WHERE tenant = $1 AND `+t.dialect.AnyOf("serial", 3),
-		tenant, state, t.dialect.List(serials))
+	among, arg := t.anyOf("serial", 3, serials)
+	_, err := t.exec(ctx, `UPDATE issuances SET state = $2 WHERE tenant = $1 AND `+among, tenant, state, arg)
 	return err
 }
 
