@@ -43,7 +43,7 @@ func rowOf(in store.Intent) intentRow {
 		in.Evidence, hex.EncodeToString(in.SPKI), toMicro(in.NotBefore), toMicro(in.ExpiresAt)}
 }
 
-func scanIssuance(row scanner) (is store.Issuance, err error) {
+func scanIssuance(row Row) (is store.Issuance, err error) {
 	var r intentRow
 	err = row.Scan(&is.Tenant, &is.Node, &is.State, &r.Serial, &r.Kind, &r.RequestID, &r.EntryID, &r.EntryRevision,
 		&r.SPIFFEID, &r.Evidence, &r.SPKI, &r.NotBefore, &r.ExpiresAt)
@@ -181,8 +181,8 @@ func (b *intentBatch) authorize(ctx context.Context, t *tx) error {
 		ids = append(ids, b.items[i].EntryID)
 	}
 	slices.Sort(ids)
-	among, arg := t.anyOf("id", 2, slices.Compact(ids))
-	found, err := list(ctx, t, func(row scanner) (g grant, err error) {
+	among, arg := anyOf(t.dialect, "id", 2, slices.Compact(ids))
+	found, err := list(ctx, t, func(row Row) (g grant, err error) {
 		err = row.Scan(&g.id, &g.spiffeID, &g.parent, &g.revision)
 		return g, err
 	}, `SELECT id, spiffe_id, parent_id, revision FROM entries WHERE tenant = $1 AND `+among+
@@ -279,7 +279,7 @@ func (b *intentBatch) earlier(ctx context.Context, t *tx, items []int) (map[stri
 	for _, i := range items {
 		ids = append(ids, b.items[i].RequestID)
 	}
-	among, arg := t.anyOf("request_id", 3, ids)
+	among, arg := anyOf(t.dialect, "request_id", 3, ids)
 	found, err := list(ctx, t, scanIssuance, `SELECT tenant, node, state, `+issuanceColumns+` FROM issuances
 		WHERE tenant = $1 AND node = $2 AND request_id <> '' AND `+among, b.tenant, b.node, arg)
 	byRequest := make(map[string]store.Issuance, len(found))
@@ -299,7 +299,7 @@ func revokedAmong(ctx context.Context, t *tx, tenant string, earlier map[string]
 	for _, was := range earlier {
 		serials = append(serials, was.Serial)
 	}
-	among, arg := t.anyOf("serial", 2, serials)
+	among, arg := anyOf(t.dialect, "serial", 2, serials)
 	found, err := list(ctx, t, scanText, `SELECT serial FROM revocations WHERE tenant = $1 AND `+among, tenant, arg)
 	return setOf(found), err
 }
@@ -365,7 +365,7 @@ func setState(ctx context.Context, t *tx, tenant string, serials []string, state
 	if len(serials) == 0 {
 		return nil
 	}
-	among, arg := t.anyOf("serial", 3, serials)
+	among, arg := anyOf(t.dialect, "serial", 3, serials)
 	_, err := t.exec(ctx, `UPDATE issuances SET state = $2 WHERE tenant = $1 AND `+among, tenant, state, arg)
 	return err
 }
@@ -382,13 +382,9 @@ func (db *DB) FinishIntents(ctx context.Context, tenant string, serials []string
 }
 
 // Issued implements store.Issuances.
-func (db *DB) Issued(ctx context.Context, tenant, serial string) (is store.Issuance, err error) {
-	err = db.read(ctx, "read issuance", tenant, func(t *tx) error {
-		is, err = scanIssuance(t.row(ctx, `SELECT tenant, node, state, `+issuanceColumns+` FROM issuances
-			WHERE tenant = $1 AND serial = $2`, tenant, serial))
-		return absent(err, "issuance", serial)
-	})
-	return is, err
+func (db *DB) Issued(ctx context.Context, tenant, serial string) (store.Issuance, error) {
+	return askOne(ctx, db, "issuance", serial, Scope{Tenant: tenant}, scanIssuance, `SELECT tenant, node, state, `+issuanceColumns+`
+		FROM issuances WHERE tenant = $1 AND serial = $2`, tenant, serial)
 }
 
 // IssuanceCount implements store.Issuances.
