@@ -68,9 +68,9 @@ func (r intentRow) intent() (store.Intent, error) {
 	return in, err
 }
 
-// RecordIntents implements store.Issuances, in steps: hold the node, hold the
-// entries and refuse what they do not allow, write the rest, and give back what
-// was there already.
+// RecordIntents implements store.Issuances, in steps: hold the node and the
+// entries, refuse what they do not allow, write the rest, and give back what was
+// there already.
 func (db *DB) RecordIntents(ctx context.Context, tenant, node string, now time.Time, items []store.Intent) ([]store.Intent, []error, error) {
 	var b *intentBatch
 	err := db.write(ctx, "record intents", Scope{Tenant: tenant}, func(ctx context.Context, t *tx) error {
@@ -100,19 +100,20 @@ func newIntentBatch(tenant, node string, now time.Time, items []store.Intent) *i
 }
 
 func (b *intentBatch) run(ctx context.Context, t *tx) error {
-	refusal, err := b.holdNode(ctx, t)
-	if err != nil {
-		return err
-	}
-	if refusal != nil {
+	b.checkItems()
+	grants, err := b.hold(ctx, t)
+	var refusal *identity.Error
+	switch {
+	case errors.As(err, &refusal):
 		for i := range b.items {
 			b.errs[i] = refusal
 		}
 		return nil
+	case err != nil:
+		return fmt.Errorf("hold node and entries: %w", err)
 	}
-	b.checkItems()
-	if err := b.authorize(ctx, t); err != nil {
-		return err
+	for _, i := range b.open() {
+		b.errs[i] = b.refuse(b.items[i], grants)
 	}
 	if err := b.insert(ctx, t); err != nil {
 		return err
@@ -129,25 +130,6 @@ func (b *intentBatch) open() []int {
 		}
 	}
 	return open
-}
-
-// holdNode keeps the node from being banned or deleted until commit.
-func (b *intentBatch) holdNode(ctx context.Context, t *tx) (refusal, err error) {
-	var banned bool
-	var expires int64
-	err = t.row(ctx, `SELECT banned, expires_at FROM nodes WHERE tenant = $1 AND id = $2`+t.dialect.Lock(Shared),
-		b.tenant, b.node).Scan(&banned, &expires)
-	switch {
-	case errors.Is(err, sql.ErrNoRows):
-		return identity.Errorf(identity.Denied, "the node is not attested"), nil
-	case err != nil:
-		return nil, fmt.Errorf("hold node: %w", err)
-	case banned:
-		return identity.Errorf(identity.Denied, "the node is banned"), nil
-	case expires <= toMicro(b.now):
-		return identity.Errorf(identity.Denied, "the node's SVID has expired; it must renew first"), nil
-	}
-	return nil, nil
 }
 
 // checkItems refuses what is incomplete and what uses a serial or request ID
@@ -173,31 +155,63 @@ type grant struct {
 	revision             int64
 }
 
-// authorize holds the entries until commit, so that none is deleted between
-// the check and the record.
-func (b *intentBatch) authorize(ctx context.Context, t *tx) error {
+// right is whether the node may have credentials at all.
+type right struct {
+	banned  bool
+	expires int64
+}
+
+func (r right) refuse(now time.Time) error {
+	switch {
+	case r.banned:
+		return identity.Errorf(identity.Denied, "the node is banned")
+	case r.expires <= toMicro(now):
+		return identity.Errorf(identity.Denied, "the node's SVID has expired; it must renew first")
+	}
+	return nil
+}
+
+// hold keeps the node from being banned or deleted, and the entries of open
+// items from being changed or deleted, until commit: nothing comes between the
+// check and the record. It gives the entries, or as *identity.Error the refusal
+// of the node.
+func (b *intentBatch) hold(ctx context.Context, t *tx) (map[string]grant, error) {
 	var ids []string
 	for _, i := range b.open() {
 		ids = append(ids, b.items[i].EntryID)
 	}
 	slices.Sort(ids)
-	among, arg := anyOf(t.dialect, "id", 2, slices.Compact(ids))
+	among, arg := anyOf(t.dialect, "e.id", 3, slices.Compact(ids))
+	var node right
 	found, err := list(ctx, t, func(row Row) (g grant, err error) {
-		err = row.Scan(&g.id, &g.spiffeID, &g.parent, &g.revision)
+		err = row.Scan(&node.banned, &node.expires, &g.id, &g.spiffeID, &g.parent, &g.revision)
 		return g, err
-	}, `SELECT id, spiffe_id, parent_id, revision FROM entries WHERE tenant = $1 AND `+among+
-		` ORDER BY id`+t.dialect.Lock(Shared), b.tenant, arg)
-	if err != nil {
-		return fmt.Errorf("hold entries: %w", err)
+	}, `SELECT n.banned, n.expires_at, e.id, e.spiffe_id, e.parent_id, e.revision FROM nodes n JOIN entries e ON e.tenant = n.tenant
+		WHERE n.tenant = $1 AND n.id = $2 AND `+among+` ORDER BY e.id`+t.dialect.Lock(Shared), b.tenant, b.node, arg)
+	if err == nil && len(found) == 0 {
+		node, err = b.holdNode(ctx, t)
 	}
-	grants := map[string]grant{}
+	if err == nil {
+		err = node.refuse(b.now)
+	}
+	if err != nil {
+		return nil, err
+	}
+	grants := make(map[string]grant, len(found))
 	for _, g := range found {
 		grants[g.id] = g
 	}
-	for _, i := range b.open() {
-		b.errs[i] = b.refuse(b.items[i], grants)
+	return grants, nil
+}
+
+// holdNode is for a call of which no entry exists: it is the node's refusal that counts.
+func (b *intentBatch) holdNode(ctx context.Context, t *tx) (node right, err error) {
+	err = t.row(ctx, `SELECT banned, expires_at FROM nodes WHERE tenant = $1 AND id = $2`+t.dialect.Lock(Shared),
+		b.tenant, b.node).Scan(&node.banned, &node.expires)
+	if errors.Is(err, sql.ErrNoRows) {
+		err = identity.Errorf(identity.Denied, "the node is not attested")
 	}
-	return nil
+	return node, err
 }
 
 func (b *intentBatch) refuse(in store.Intent, grants map[string]grant) error {
