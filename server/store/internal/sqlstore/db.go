@@ -45,7 +45,7 @@ type Config struct {
 // DB is a store.Store. Close it.
 type DB struct {
 	cfg   Config
-	lanes lanes
+	lanes *lanes
 	watch *watch
 	hooks hooks
 
@@ -69,7 +69,7 @@ func New(cfg Config) (*DB, error) {
 	ctx, stop := context.WithCancel(context.Background())
 	db := &DB{cfg: cfg, watch: newWatch(), stop: stop}
 	db.hooks = hooks{number: takeCounters, beforeCommit: func(Scope) error { return nil }}
-	db.lanes.run = db.runBatch
+	db.lanes = newLanes(cfg.OneWriter, db.runBatch)
 	db.running.Go(func() { db.follow(ctx) })
 	if cfg.Announce != nil {
 		db.running.Go(func() { db.announce(ctx) })
