@@ -8,8 +8,12 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"strings"
+	"net/http/httputil"
+	"net/url"
+	"sync"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/authsec-ai/icp/policy"
 	"github.com/authsec-ai/icp/proxy/llm"
@@ -46,15 +50,11 @@ func BenchmarkDecisionPath(b *testing.B) {
 // client, the proxy and the upstream in this process.
 func BenchmarkProxyH1(b *testing.B) {
 	for _, row := range []struct{ name, text string }{
-		{"echo", "GET /echo/x HTTP/1.1\r\nHost: p\r\n\r\n"},
+		{"echo", echoText},
 		{"chat", fmt.Sprintf("POST /v1/chat/completions HTTP/1.1\r\nHost: p\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(chatSales), chatSales)},
 	} {
 		b.Run(row.name, func(b *testing.B) {
-			r := start(b, withUpstream(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-				_, _ = io.Copy(io.Discard, req.Body)
-				w.Header()["Content-Length"] = []string{"5"}
-				_, _ = io.WriteString(w, "hello")
-			})))
+			r := start(b, withUpstream(http.HandlerFunc(hello)))
 			conn, err := tls.Dial("tcp", r.addr, tlsClient(r.ca.issue(b, "/sales-bot")))
 			must(b, err)
 			defer conn.Close()
@@ -63,35 +63,111 @@ func BenchmarkProxyH1(b *testing.B) {
 	}
 }
 
+// BenchmarkPlainH1 is the same client and upstream with net/http's own proxy in
+// between, which checks nothing.
+func BenchmarkPlainH1(b *testing.B) {
+	up := httptest.NewServer(http.HandlerFunc(hello))
+	defer up.Close()
+	target, err := url.Parse(up.URL)
+	must(b, err)
+	s := httptest.NewTLSServer(&httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target) }, BufferPool: &buffers{},
+	})
+	defer s.Close()
+	conn, err := tls.Dial("tcp", s.Listener.Addr().String(), tlsClient())
+	must(b, err)
+	defer conn.Close()
+	benchRequests(b, conn, echoText)
+}
+
+type buffers struct{ pool sync.Pool }
+
+func (b *buffers) Get() []byte {
+	if kept, ok := b.pool.Get().(*[32 << 10]byte); ok {
+		return kept[:]
+	}
+	return make([]byte, 32<<10)
+}
+
+func (b *buffers) Put(buffer []byte) { b.pool.Put((*[32 << 10]byte)(buffer)) }
+
+const echoText = "GET /echo/x HTTP/1.1\r\nHost: p\r\nUser-Agent: bench\r\n\r\n"
+
+func hello(w http.ResponseWriter, req *http.Request) {
+	_, _ = io.Copy(io.Discard, req.Body)
+	w.Header()["Content-Length"] = []string{"5"}
+	_, _ = io.WriteString(w, "hello")
+}
+
+// BenchmarkHandshake is one connection with one request after the other.
+func BenchmarkHandshake(b *testing.B) {
+	for _, row := range []struct {
+		name  string
+		cache tls.ClientSessionCache
+	}{{"full", nil}, {"resumed", tls.NewLRUClientSessionCache(1)}} {
+		b.Run(row.name, func(b *testing.B) {
+			r := start(b, withUpstream(http.HandlerFunc(hello)))
+			config := tlsClient(r.ca.issue(b, "/sales-bot"))
+			config.ClientSessionCache, config.CurvePreferences = row.cache, []tls.CurveID{tls.X25519}
+			dialed := false
+			b.ReportAllocs()
+			defer reportCPU(b)()
+			for b.Loop() {
+				conn, err := tls.Dial("tcp", r.addr, config)
+				must(b, err)
+				if warm := row.cache != nil && dialed; conn.ConnectionState().DidResume != warm {
+					b.Fatal("resumed: ", !warm)
+				}
+				dialed = true
+				oneRequest(b, conn, bufio.NewReader(conn), []byte(echoText))
+				must(b, conn.Close())
+			}
+		})
+	}
+}
+
 // BenchmarkFloorH1 is the same client and upstream with nothing but TLS in
 // between.
 func BenchmarkFloorH1(b *testing.B) {
-	s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header()["Content-Length"] = []string{"5"}
-		_, _ = io.WriteString(w, "hello")
-	}))
+	s := httptest.NewTLSServer(http.HandlerFunc(hello))
 	defer s.Close()
-	conn, err := tls.Dial("tcp", strings.TrimPrefix(s.URL, "https://"), tlsClient())
+	conn, err := tls.Dial("tcp", s.Listener.Addr().String(), tlsClient())
 	must(b, err)
 	defer conn.Close()
-	benchRequests(b, conn, "GET /echo/x HTTP/1.1\r\nHost: p\r\n\r\n")
+	benchRequests(b, conn, echoText)
 }
 
 func benchRequests(b *testing.B, conn io.ReadWriter, text string) {
 	b.Helper()
 	in, request := bufio.NewReader(conn), []byte(text)
 	b.ReportAllocs()
+	defer reportCPU(b)()
 	for b.Loop() {
-		if _, err := conn.Write(request); err != nil {
-			b.Fatal(err)
-		}
-		resp, err := http.ReadResponse(in, nil)
-		if err != nil || resp.StatusCode != 200 {
-			b.Fatal(err)
-		}
-		var body bytes.Buffer
-		if _, err := body.ReadFrom(resp.Body); err != nil || body.String() != "hello" {
-			b.Fatal(body.String(), err)
-		}
+		oneRequest(b, conn, in, request)
 	}
+}
+
+func oneRequest(b *testing.B, conn io.Writer, in *bufio.Reader, request []byte) {
+	b.Helper()
+	_, err := conn.Write(request)
+	must(b, err)
+	resp, err := http.ReadResponse(in, nil)
+	must(b, err)
+	var body bytes.Buffer
+	if _, err := body.ReadFrom(resp.Body); err != nil || resp.StatusCode != http.StatusOK || body.String() != "hello" {
+		b.Fatal(resp.Status, body.String(), err)
+	}
+}
+
+// reportCPU adds the CPU time of this process from now on, which other load on
+// the machine disturbs less than the time that passes.
+func reportCPU(b *testing.B) (done func()) {
+	before := cpuTime(b)
+	return func() { b.ReportMetric(float64((cpuTime(b)-before).Nanoseconds())/float64(b.N), "cpu-ns/op") }
+}
+
+func cpuTime(b *testing.B) time.Duration {
+	var used syscall.Rusage
+	must(b, syscall.Getrusage(syscall.RUSAGE_SELF, &used))
+	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
 }
