@@ -46,8 +46,16 @@ func BenchmarkDecisionPath(b *testing.B) {
 	}
 }
 
-// BenchmarkProxyH1 is one request after the other on one connection, with the
-// client, the proxy and the upstream in this process.
+// BenchmarkAuditLine is one line of the audit file, in memory.
+func BenchmarkAuditLine(b *testing.B) {
+	var line []byte
+	b.ReportAllocs()
+	for b.Loop() {
+		line = sampleRecord.appendTo(line[:0])
+	}
+}
+
+// BenchmarkProxyH1 has the client, the proxy and the upstream in this process.
 func BenchmarkProxyH1(b *testing.B) {
 	for _, row := range []struct{ name, text string }{
 		{"echo", echoText},
@@ -55,10 +63,7 @@ func BenchmarkProxyH1(b *testing.B) {
 	} {
 		b.Run(row.name, func(b *testing.B) {
 			r := start(b, withUpstream(http.HandlerFunc(hello)))
-			conn, err := tls.Dial("tcp", r.addr, tlsClient(r.ca.issue(b, "/sales-bot")))
-			must(b, err)
-			defer conn.Close()
-			benchRequests(b, conn, row.text)
+			benchRequests(b, r.addr, tlsClient(r.ca.issue(b, "/sales-bot")), row.text)
 		})
 	}
 }
@@ -70,14 +75,14 @@ func BenchmarkPlainH1(b *testing.B) {
 	defer up.Close()
 	target, err := url.Parse(up.URL)
 	must(b, err)
+	transport := &http.Transport{MaxIdleConnsPerHost: 256, DisableCompression: true}
+	defer transport.CloseIdleConnections()
 	s := httptest.NewTLSServer(&httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target) }, BufferPool: &buffers{},
+		Transport: transport,
 	})
 	defer s.Close()
-	conn, err := tls.Dial("tcp", s.Listener.Addr().String(), tlsClient())
-	must(b, err)
-	defer conn.Close()
-	benchRequests(b, conn, echoText)
+	benchRequests(b, s.Listener.Addr().String(), tlsClient(), echoText)
 }
 
 type buffers struct{ pool sync.Pool }
@@ -119,7 +124,9 @@ func BenchmarkHandshake(b *testing.B) {
 					b.Fatal("resumed: ", !warm)
 				}
 				dialed = true
-				oneRequest(b, conn, bufio.NewReader(conn), []byte(echoText))
+				if !oneRequest(b, conn, bufio.NewReader(conn), []byte(echoText)) {
+					return
+				}
 				must(b, conn.Close())
 			}
 		})
@@ -131,32 +138,47 @@ func BenchmarkHandshake(b *testing.B) {
 func BenchmarkFloorH1(b *testing.B) {
 	s := httptest.NewTLSServer(http.HandlerFunc(hello))
 	defer s.Close()
-	conn, err := tls.Dial("tcp", s.Listener.Addr().String(), tlsClient())
-	must(b, err)
-	defer conn.Close()
-	benchRequests(b, conn, echoText)
+	benchRequests(b, s.Listener.Addr().String(), tlsClient(), echoText)
 }
 
-func benchRequests(b *testing.B, conn io.ReadWriter, text string) {
+// benchRequests sends one request after the other on each of some connections.
+func benchRequests(b *testing.B, addr string, config *tls.Config, text string) {
 	b.Helper()
-	in, request := bufio.NewReader(conn), []byte(text)
 	b.ReportAllocs()
+	b.SetParallelism(8)
 	defer reportCPU(b)()
-	for b.Loop() {
-		oneRequest(b, conn, in, request)
-	}
+	b.RunParallel(func(pb *testing.PB) {
+		conn, err := tls.Dial("tcp", addr, config)
+		if err != nil {
+			b.Error(err)
+			return
+		}
+		defer conn.Close()
+		in := bufio.NewReader(conn)
+		for pb.Next() && oneRequest(b, conn, in, []byte(text)) {
+		}
+	})
 }
 
-func oneRequest(b *testing.B, conn io.Writer, in *bufio.Reader, request []byte) {
+// oneRequest reports whether the answer was right.
+func oneRequest(b *testing.B, conn io.Writer, in *bufio.Reader, request []byte) bool {
 	b.Helper()
 	_, err := conn.Write(request)
-	must(b, err)
+	if err != nil {
+		b.Error(err)
+		return false
+	}
 	resp, err := http.ReadResponse(in, nil)
-	must(b, err)
+	if err != nil {
+		b.Error(err)
+		return false
+	}
 	var body bytes.Buffer
 	if _, err := body.ReadFrom(resp.Body); err != nil || resp.StatusCode != http.StatusOK || body.String() != "hello" {
-		b.Fatal(resp.Status, body.String(), err)
+		b.Error(resp.Status, body.String(), err)
+		return false
 	}
+	return true
 }
 
 // reportCPU adds the CPU time of this process from now on, which other load on

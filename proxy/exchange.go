@@ -188,7 +188,7 @@ func (x *exchange) finish() {
 		service = x.backend.Service
 	}
 	x.proxy.metrics.decision(series{service, x.outcome, x.reason}, took)
-	x.proxy.trail.put(record{
+	x.proxy.trail.put(&record{
 		Time: x.started, RequestID: x.id,
 		Subject: x.peer.svid.ID.String(), Serial: x.peer.svid.Serial, Remote: x.peer.RemoteAddr().String(),
 		Service: service, Method: x.r.Method, Path: x.auditPath(), Model: x.question.Model,
