@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"net"
 	"sync"
 	"time"
@@ -18,9 +19,9 @@ type peer struct {
 
 	// Set in the handshake, before any request; then only read.
 	svid       *svid.X509
-	chain      [][]byte
-	hash       string    // of the leaf
-	under      *snapshot // that the chain was verified with
+	chain      []*x509.Certificate // as presented
+	hash       string              // of the leaf
+	under      *snapshot           // that the chain was verified with
 	serverName string
 	head       *head.Conn // nil for HTTP/2
 	leaveAt    time.Time  // from here on answers ask the caller to connect anew
