@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -66,6 +67,58 @@ func BenchmarkProxyH1(b *testing.B) {
 			benchRequests(b, r.addr, tlsClient(r.ca.issue(b, "/sales-bot")), row.text)
 		})
 	}
+}
+
+// BenchmarkProxyH2 has some streams at a time on one connection.
+func BenchmarkProxyH2(b *testing.B) {
+	r := start(b, withUpstream(http.HandlerFunc(hello)))
+	client := r.client(true, r.ca.issue(b, "/sales-bot"))
+	b.ReportAllocs()
+	b.SetParallelism(8)
+	defer reportCPU(b)()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			resp, err := client.Get("https://" + r.addr + "/echo/x")
+			if err != nil {
+				b.Error(err)
+				return
+			}
+			_, err = io.Copy(io.Discard, resp.Body)
+			if err = errors.Join(err, resp.Body.Close()); err != nil || resp.StatusCode != http.StatusOK {
+				b.Error(resp.Status, err)
+				return
+			}
+		}
+	})
+}
+
+// BenchmarkProxyEvent is one server-sent event of a long answer, which the
+// upstream sends as fast as they pass.
+func BenchmarkProxyEvent(b *testing.B) {
+	next := make(chan struct{})
+	r := start(b, withUpstream(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		for range next {
+			_, _ = io.WriteString(w, "data: hello\n\n")
+			_ = http.NewResponseController(w).Flush()
+		}
+	})))
+	go func() { next <- struct{}{} }()
+	resp, err := r.client(false, r.ca.issue(b, "/sales-bot")).Get("https://" + r.addr + "/stream/x")
+	must(b, err)
+	defer resp.Body.Close()
+	in := bufio.NewReader(resp.Body)
+	b.ReportAllocs()
+	defer reportCPU(b)()
+	for b.Loop() {
+		if _, err := in.ReadString('\n'); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := in.ReadString('\n'); err != nil {
+			b.Fatal(err)
+		}
+		next <- struct{}{}
+	}
+	close(next)
 }
 
 // BenchmarkPlainH1 is the same client and upstream with net/http's own proxy in

@@ -164,10 +164,15 @@ func (ps *peers) count() int64 {
 // running counts the requests under way.
 func (ps *peers) running() int64 {
 	var n int64
-	for _, p := range ps.list() {
-		p.each(func(*exchange) { n++ })
-	}
+	ps.each(func(*exchange) { n++ })
 	return n
+}
+
+// each calls do for every running request.
+func (ps *peers) each(do func(*exchange)) {
+	for _, p := range ps.list() {
+		p.each(do)
+	}
 }
 
 // shutIf shuts every connection for which why gives a reason.
@@ -181,11 +186,9 @@ func (ps *peers) shutIf(why func(*peer) *refusal) {
 
 // cutIf cuts every running request for which why gives a reason.
 func (ps *peers) cutIf(why func(*exchange) *refusal) {
-	for _, p := range ps.list() {
-		p.each(func(x *exchange) {
-			if refusal := why(x); refusal != nil {
-				x.cut(refusal)
-			}
-		})
-	}
+	ps.each(func(x *exchange) {
+		if refusal := why(x); refusal != nil {
+			x.cut(refusal)
+		}
+	})
 }
