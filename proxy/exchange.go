@@ -233,7 +233,7 @@ func (x *exchange) finish() {
 	x.proxy.metrics.decision(series{service, x.outcome, x.reason}, took)
 	x.proxy.trail.put(&record{
 		Time: x.started, RequestID: x.id,
-		Subject: x.peer.svid.ID.String(), Serial: x.peer.svid.Serial, Remote: x.peer.RemoteAddr().String(),
+		Subject: x.peer.svid.ID.String(), Serial: x.peer.svid.Serial, Remote: x.peer.remote,
 		Service: service, Method: x.r.Method, Path: x.auditPath(), Model: x.question.Model,
 		Outcome: x.outcome, Reason: x.reason, Policy: x.decision.Policy,
 		Status: x.status, Bytes: x.sent, Duration: float64(took.Microseconds()) / 1000, End: x.end,

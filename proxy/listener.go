@@ -181,7 +181,7 @@ func (l *listener) verify(p *peer, state tls.ConnectionState) error {
 	if err != nil {
 		return err
 	}
-	p.svid, p.chain, p.hash = verified, chain, leafHash(chain[0].Raw)
+	p.svid, p.chain, p.described = verified, chain, describe(verified)
 	return nil
 }
 

@@ -15,12 +15,13 @@ import (
 // closing it closes the connection hard.
 type peer struct {
 	net.Conn
-	all *peers
+	all    *peers
+	remote string // address
 
 	// Set in the handshake, before any request; then only read.
 	svid       *svid.X509
 	chain      []*x509.Certificate // as presented
-	hash       string              // of the leaf
+	described  string              // for the upstream, in Envoy's form
 	under      *snapshot           // that the chain was verified with
 	serverName string
 	head       *head.Conn // nil for HTTP/2
@@ -129,7 +130,7 @@ func newPeers() *peers { return &peers{live: map[*peer]struct{}{}} }
 
 // wrap starts keeping track of conn. It counts as live once it is added.
 func (ps *peers) wrap(conn net.Conn) *peer {
-	return &peer{Conn: conn, all: ps, running: map[*exchange]struct{}{}}
+	return &peer{Conn: conn, all: ps, remote: conn.RemoteAddr().String(), running: map[*exchange]struct{}{}}
 }
 
 func (ps *peers) add(p *peer) {
