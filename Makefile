@@ -6,6 +6,8 @@ PROGRAMS := icp icp-server icp-agent agentauth-proxy spiffe-conform
 GOTESTSUM := bin/gotestsum --format pkgname-and-test-fails --format-hide-empty-pkg --rerun-fails=1 --rerun-fails-max-failures=5
 # What nobody may commit twice: tests print how many ran, and none is skipped.
 REPORT = python3 tools/no_skips.py $(1)
+# What the run of that name has left, process, folder or mount, is a failure.
+LEFT = go run ./e2e/stage/check -left $$ICP_STAGE_RUN
 
 .PHONY: help
 help: ## list the targets
@@ -32,8 +34,10 @@ demo: build ## run the story with real processes and print what was seen
 .PHONY: fast
 fast: deps build ## the quick tests: no race detector, no end-to-end
 	@mkdir -p .work
-	@$(GOTESTSUM) --jsonfile .work/fast.json --packages "$$(go list ./... | grep -v /e2e | tr '\n' ' ')" -- -count=1 -shuffle=on
-	@$(call REPORT,.work/fast.json)
+	@failed=0; export ICP_STAGE_RUN=fast$$$$; \
+	$(GOTESTSUM) --jsonfile .work/fast.json --packages "$$(go list ./... | grep -v /e2e | tr '\n' ' ')" -- -count=1 -shuffle=on || failed=1; \
+	$(LEFT) || failed=1; \
+	$(call REPORT,.work/fast.json) && exit $$failed
 
 .PHONY: test
 test: components build ## every test, with the race detector; nothing is skipped, and nothing stays
@@ -41,14 +45,16 @@ test: components build ## every test, with the race detector; nothing is skipped
 	@rm -f .work/test.json .work/e2e.json; failed=0; export ICP_STAGE_RUN=test$$$$; \
 	$(GOTESTSUM) --jsonfile .work/test.json --packages "$$(go list ./... | grep -v /e2e/ | tr '\n' ' ')" -- -race -shuffle=on -count=1 -timeout 20m || failed=1; \
 	$(GOTESTSUM) --jsonfile .work/e2e.json --packages ./e2e/... -- -count=1 -p 1 -timeout 25m || failed=1; \
-	go run ./e2e/stage/check -left $$ICP_STAGE_RUN || failed=1; \
+	$(LEFT) || failed=1; \
 	$(call REPORT,.work/test.json .work/e2e.json) && exit $$failed
 
 .PHONY: e2e
 e2e: components build ## the end-to-end tests alone
 	@mkdir -p .work
-	@$(GOTESTSUM) --jsonfile .work/e2e.json --packages ./e2e/... -- -count=1 -p 1 -timeout 25m
-	@$(call REPORT,.work/e2e.json)
+	@failed=0; export ICP_STAGE_RUN=e2e$$$$; \
+	$(GOTESTSUM) --jsonfile .work/e2e.json --packages ./e2e/... -- -count=1 -p 1 -timeout 25m || failed=1; \
+	$(LEFT) || failed=1; \
+	$(call REPORT,.work/e2e.json) && exit $$failed
 
 .PHONY: e2e-envoy
 e2e-envoy: deps build ## a real Envoy takes its secrets from the agent

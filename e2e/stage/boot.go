@@ -40,6 +40,7 @@ func bury() {
 }
 
 func setUpMachine() error {
+	unix.Umask(0o022) // whatever the test's: all users see what is made below
 	var groups []cgroup
 	for group := range strings.SplitSeq(os.Getenv(cgroupsVariable), ":") {
 		path, controller, _ := strings.Cut(group, "=")

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -27,8 +28,8 @@ import (
 // it the thing is gone.
 var keeper struct {
 	once sync.Once
-	pid  int
-	pipe int // its writing end; a bare descriptor, so that nothing closes it early
+	pid  atomic.Int64 // 0 before there is one
+	pipe int          // its writing end; a bare descriptor, so that nothing closes it early
 	err  error
 }
 
@@ -38,8 +39,10 @@ func entrust(kind, value string) error {
 	if keeper.err != nil {
 		return fmt.Errorf("start the stage's keeper: %w", keeper.err)
 	}
-	_, err := syscall.Write(keeper.pipe, []byte(kind+" "+value+"\n")) // short: one write is one line
-	return err
+	if _, err := syscall.Write(keeper.pipe, []byte(kind+" "+value+"\n")); err != nil { // short: one write is one line
+		return fmt.Errorf("tell the stage's keeper, process %d: %w", keeper.pid.Load(), err)
+	}
+	return nil
 }
 
 // release tells the keeper that a thing is gone.
@@ -58,10 +61,17 @@ func startKeeper() (int, error) {
 	cmd.Stdin, cmd.Stderr = theirs, os.Stderr
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // Ctrl-C is for the tests; it cleans up after them
+	if confined() {                                      // or it would end with this program
+		group, err := bearIn(unified(), cmd)
+		if err != nil {
+			return 0, errors.Join(err, syscall.Close(ours))
+		}
+		defer group.Close()
+	}
 	if err := cmd.Start(); err != nil {
 		return 0, errors.Join(err, syscall.Close(ours))
 	}
-	keeper.pid = cmd.Process.Pid
+	keeper.pid.Store(int64(cmd.Process.Pid))
 	return ours, cmd.Process.Release()
 }
 
@@ -142,10 +152,11 @@ func unmountBelow(path string) error {
 	return nil
 }
 
-// removeCgroup removes a control group with those below it, whose processes are
-// ending.
+// removeCgroup removes a control group with those below it, whose processes it
+// kills if it is of version 2 and which are ending otherwise.
 func removeCgroup(path string) error {
 	return retry(func() error {
+		_ = os.WriteFile(filepath.Join(path, "cgroup.kill"), []byte("1"), 0) // what it can't kill makes the rest fail
 		var groups []string
 		err := filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
 			if err == nil && d.IsDir() {

@@ -56,14 +56,14 @@ func leftProcesses(run string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	own[strconv.Itoa(keeper.pid)] = true
+	own[fmt.Sprint(keeper.pid.Load())] = true
 	all, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
 		return nil, err
 	}
 	var left []string
 	for _, dir := range all {
-		if own[filepath.Base(dir)] || !marked(dir, run) {
+		if own[filepath.Base(dir)] || !marked(dir, run) || ended(dir) {
 			continue
 		}
 		name, _ := os.ReadFile(filepath.Join(dir, "cmdline")) // it may end meanwhile
@@ -87,17 +87,36 @@ func ancestors() (map[string]bool, error) {
 	ids := map[string]bool{}
 	for pid := os.Getpid(); pid > 0; {
 		ids[strconv.Itoa(pid)] = true
-		raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		fields, err := stat(fmt.Sprintf("/proc/%d", pid))
 		if err != nil {
 			return nil, err
 		}
-		// The name, in parentheses, may have spaces; then come state and parent.
-		fields := strings.Fields(string(raw[bytes.LastIndexByte(raw, ')')+1:]))
 		if pid, err = strconv.Atoi(fields[1]); err != nil {
 			return nil, err
 		}
 	}
 	return ids, nil
+}
+
+// ended says whether all threads of a process have ended: then it has nothing but
+// its id, until its parent asks for it, and not every first process does.
+func ended(dir string) bool {
+	fields, err := stat(dir)
+	return err != nil || fields[0] == "Z" && fields[17] == "1"
+}
+
+// stat gives what /proc/PID/stat has after the name: state, parent and, as the
+// 18th, the number of threads.
+func stat(dir string) ([]string, error) {
+	raw, err := os.ReadFile(filepath.Join(dir, "stat"))
+	if err != nil {
+		return nil, err
+	}
+	fields := strings.Fields(string(raw[bytes.LastIndexByte(raw, ')')+1:])) // the name is in parentheses, and may have some
+	if len(fields) < 18 {
+		return nil, fmt.Errorf("%s/stat: can't read %q", dir, raw)
+	}
+	return fields, nil
 }
 
 func leftFiles(run string) ([]string, error) {

@@ -107,7 +107,7 @@ func (m *Machine) makeCgroups() error {
 		if err := entrust("cgroup", group.path); err != nil {
 			return err
 		}
-		if err := os.Mkdir(group.path, 0o755); err != nil {
+		if err := mkdir(group.path); err != nil {
 			return err
 		}
 		m.cgroups = append(m.cgroups, group)
@@ -183,6 +183,11 @@ func (m *Machine) boot(t T, show Cgroups) error {
 	cmd.Dir, cmd.Stdin, cmd.ExtraFiles = "/", theirs, []*os.File{ready}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true,
 		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC}
+	group, err := m.bear(cmd)
+	if err != nil {
+		return err
+	}
+	defer group.Close()
 	if m.init, err = Launch("machine", Folder(t), cmd); err != nil {
 		return err
 	}
@@ -218,25 +223,22 @@ func (m *Machine) openNamespaces() error {
 // Start runs cmd in the machine and stops it when the test ends.
 func (m *Machine) Start(t T, name string, cmd *exec.Cmd) *Process {
 	t.Helper()
-	var v2 *os.File
-	for _, group := range m.cgroups {
-		if group.controller != "" {
-			continue
-		}
-		f, err := os.Open(group.path)
-		if err != nil {
-			t.Fatalf("start %s: %v", name, err)
-		}
-		defer f.Close()
-		v2 = f
+	group, err := m.bear(cmd)
+	if err != nil {
+		t.Fatalf("start %s: %v", name, err)
 	}
-	if v2 != nil {
-		if cmd.SysProcAttr == nil {
-			cmd.SysProcAttr = &syscall.SysProcAttr{}
-		}
-		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(v2.Fd())
-	}
+	defer group.Close()
 	return start(t, name, cmd, m.enter)
+}
+
+// bear has cmd born in the machine's control group of version 2, if there is one.
+func (m *Machine) bear(cmd *exec.Cmd) (*os.File, error) {
+	for _, group := range m.cgroups {
+		if group.controller == "" {
+			return bearIn(group.path, cmd)
+		}
+	}
+	return nil, nil
 }
 
 // Output runs a command in the machine to its end and gives what it printed; a

@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/authsec-ai/icp/e2e/stage"
-	"github.com/authsec-ai/icp/e2e/stage/lefttest"
 )
 
 // TestMachine checks what a machine has of its own, and that a process in it is
@@ -71,6 +70,16 @@ func TestMachineFiles(t *testing.T) {
 	}
 }
 
+// TestUmask checks that other users see a machine's files and a test's folder also
+// if the test lets nobody see what it makes.
+func TestUmask(t *testing.T) {
+	defer syscall.Umask(syscall.Umask(0o077))
+	m := stage.NewMachine(t, stage.CgroupsHost)
+	cmd := exec.Command("sh", "-ec", `ls /etc /opt /var /run /dev/shm /sys/fs/cgroup /sys/fs/cgroup/* "$0"`, stage.Folder(t))
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	m.Output(t, cmd)
+}
+
 // TestMachineOutside checks that an id in the machine leads to its process
 // outside, and that another machine's like id does not.
 func TestMachineOutside(t *testing.T) {
@@ -115,35 +124,21 @@ func TestMachineCgroupsV2(t *testing.T) {
 	}
 }
 
-// TestNothingStays kills a test binary in the midst of processes inside and
-// outside of a machine, with children that have left their parents, and a mount.
-func TestNothingStays(t *testing.T) {
-	lefttest.Killed(t, func(t *testing.T) {
-		m := stage.NewMachine(t, stage.CgroupsHost)
-		m.Start(t, "inside", exec.Command("sh", "-c", "(setsid sleep 600 &) ; sleep 600"))
-		stage.Start(t, "outside", exec.Command("sh", "-c", "sleep 600 & sleep 600"))
-		m.Start(t, "mounted", exec.Command("sh", "-c", "mkdir $0/m && mount -t tmpfs none $0/m && touch $0/m/x && sleep 600", stage.Folder(t)))
-		running := filepath.Join(stage.Folder(t), "running")
-		go stage.Output(t, exec.Command("sh", "-c", ": >$0; sleep 601 & sleep 601", running)) // until killed
-		stage.Eventually(t, time.Minute, func() error {
-			_, err := os.Stat(running)
-			return err
-		})
-	}, "process ", "folder ", "control group ", "sleep 601")
-}
-
 // TestSession checks that a Session undoes what it did, the last first, also
-// after a failure, and tells of it.
+// after a failure and one of a clean-up, and tells of both.
 func TestSession(t *testing.T) {
 	var undone []int
 	err := stage.Run(context.Background(), func(s *stage.Session) {
 		for i := range 3 {
 			s.Cleanup(func() { undone = append(undone, i) })
 		}
-		s.Cleanup(func() { s.Cleanup(func() { undone = append(undone, 3) }) })
+		s.Cleanup(func() {
+			s.Cleanup(func() { undone = append(undone, 3) })
+			s.Fatalf("nor now")
+		})
 		s.Fatalf("no %s", "luck")
 	})
-	if err == nil || err.Error() != "no luck" {
+	if err == nil || err.Error() != "no luck\nnor now" {
 		t.Errorf("error %v", err)
 	}
 	if fmt.Sprint(undone) != "[3 2 1 0]" {

@@ -5,6 +5,8 @@ package stage
 
 import (
 	"bytes"
+	"cmp"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -24,16 +26,19 @@ type Process struct {
 	PID     int
 	LogFile string // what it prints
 
-	name string
-	cmd  *exec.Cmd
-	done chan struct{} // closed when it has ended
-	err  error         // of Wait; read after done
+	name   string
+	cmd    *exec.Cmd
+	cgroup string        // its own; empty if it has none
+	whole  bool          // what it has started ends with it
+	done   chan struct{} // closed when it has ended
+	err    error         // of Wait; read after done
 
 	mu    sync.Mutex
 	ended bool // from then on PID may be another's
 }
 
-// Start runs cmd as Launch does and stops it when the test ends.
+// Start runs cmd as Launch does. When the test ends it stops the process, and what
+// the keeper would kill.
 func Start(t T, name string, cmd *exec.Cmd) *Process {
 	t.Helper()
 	return start(t, name, cmd, nil)
@@ -47,6 +52,9 @@ func start(t T, name string, cmd *exec.Cmd, enter func() error) *Process {
 	}
 	t.Cleanup(func() {
 		p.Stop()
+		if err := p.clear(); err != nil {
+			t.Errorf("%v", err)
+		}
 		if t.Failed() {
 			t.Logf("%s printed:\n%s", name, p.Tail(4096))
 		}
@@ -56,8 +64,9 @@ func start(t T, name string, cmd *exec.Cmd, enter func() error) *Process {
 
 // Launch runs cmd in a process group of its own. If this program dies the kernel
 // kills cmd's process, or sends it cmd.SysProcAttr.Pdeathsig if that is set, and
-// the keeper kills the group. Output goes to a log in dir unless cmd has its
-// own. Stop it.
+// the keeper kills the group and, if this program may make control groups, as
+// root may, all that the process has started. Output goes to a log in dir unless
+// cmd has its own. Stop it.
 func Launch(name, dir string, cmd *exec.Cmd) (*Process, error) {
 	return launch(name, dir, cmd, nil)
 }
@@ -94,6 +103,13 @@ func (p *Process) launch(enter func() error) error {
 	if cmd.SysProcAttr.Pdeathsig == 0 && enter == nil { // Go's child would not find its parent from a machine, and end
 		cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 	}
+	if enter == nil && !cmd.SysProcAttr.UseCgroupFD {
+		group, err := p.confine()
+		if err != nil {
+			return fmt.Errorf("start %s: %w", p.name, err)
+		}
+		defer group.Close() // not before it is born
+	}
 	if cmd.WaitDelay == 0 { // one that has left the group may hold its output
 		cmd.WaitDelay = 5 * time.Second
 	}
@@ -104,7 +120,7 @@ func (p *Process) launch(enter func() error) error {
 		goAway(enter, started, func() { p.run(started) })
 	}
 	if err := <-started; err != nil {
-		return fmt.Errorf("start %s: %w", p.name, err)
+		return fmt.Errorf("start %s: %w", p.name, errors.Join(err, p.clear()))
 	}
 	return nil
 }
@@ -131,7 +147,10 @@ func (p *Process) run(started chan<- error) {
 	p.ended = true
 	p.mu.Unlock()
 	release("group", group)
-	p.err = p.cmd.Wait()
+	if p.whole {
+		p.err = p.clear()
+	}
+	p.err = cmp.Or(p.cmd.Wait(), p.err)
 	close(p.done)
 }
 
@@ -283,12 +302,14 @@ func Eventually(t T, limit time.Duration, check func() error) {
 }
 
 // Output runs a command to its end, or that of the test, and gives what it
-// printed; a failure fails the test with the output.
+// printed; a failure fails the test with the output. What it has started ends
+// with it.
 func Output(t T, cmd *exec.Cmd) string {
 	t.Helper()
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	p := newProcess(filepath.Base(cmd.Path), cmd)
+	p.whole = true
 	err := p.launch(nil)
 	if err == nil {
 		t.Cleanup(p.Kill)

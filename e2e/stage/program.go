@@ -52,11 +52,16 @@ func Folder(t T) string {
 		}
 		release("folder", dir)
 	})
-	if err := os.Mkdir(dir, 0o755); err != nil {
+	if err := mkdir(dir); err != nil {
 		t.Fatalf("make a folder: %v", err)
 	}
-	if err := os.Chmod(dir, 0o755); err != nil { // whatever the umask
-		t.Fatalf("open the folder to others: %v", err)
-	}
 	return dir
+}
+
+// mkdir makes a folder that every user can walk into, whatever the umask.
+func mkdir(path string) error {
+	if err := os.Mkdir(path, 0o755); err != nil {
+		return err
+	}
+	return os.Chmod(path, 0o755)
 }

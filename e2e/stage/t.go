@@ -56,9 +56,17 @@ func Run(ctx context.Context, f func(s *Session)) error {
 
 func (s *Session) cleanUp() {
 	s.cancel()
-	for undo := s.last(); undo != nil; undo = s.last() {
-		undo()
+	s.undoAll()
+}
+
+// undoAll goes on when a clean-up ends the goroutine or panics.
+func (s *Session) undoAll() {
+	undo := s.last()
+	if undo == nil {
+		return
 	}
+	defer s.undoAll()
+	undo()
 }
 
 // last takes the last clean-up away; one may have added others meanwhile.
@@ -97,8 +105,8 @@ func (s *Session) Errorf(format string, args ...any) {
 	s.errs = append(s.errs, fmt.Errorf(format, args...))
 }
 
-// Fatalf notes a failure and ends the function that Run called; call it on that
-// function's goroutine alone.
+// Fatalf notes a failure and ends the function that Run called, or the clean-up;
+// call it on that function's goroutine alone.
 func (s *Session) Fatalf(format string, args ...any) {
 	s.Errorf(format, args...)
 	runtime.Goexit()
