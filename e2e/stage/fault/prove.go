@@ -122,13 +122,16 @@ func (c client) mustAnswer(limit time.Duration) time.Duration {
 	return time.Since(from)
 }
 
-// hang gives an answer that has begun and does not end by itself.
+// hang gives an answer that has begun and ends, by itself, as one that took too
+// long alone.
 func (c client) hang() io.Reader {
 	c.t.Helper()
-	resp, err := c.do(c.t.Context(), "/hang")
+	ctx, cancel := context.WithTimeout(c.t.Context(), 10*time.Second)
+	resp, err := c.do(ctx, "/hang")
 	if err != nil {
+		cancel()
 		c.t.Fatalf("begin a request: %v", err)
 	}
-	c.t.Cleanup(func() { resp.Body.Close() })
+	c.t.Cleanup(func() { resp.Body.Close(); cancel() })
 	return resp.Body
 }
