@@ -11,7 +11,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
 	"strings"
 	"time"
 
@@ -69,11 +68,9 @@ var components = []component{
 func main() {
 	left := flag.String("left", "", "start nothing; report what the run of this name has left")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
 	failed := false
 	if *left == "" {
-		failed = !proveAll(ctx, flag.Args())
+		failed = !proveAll(flag.Args())
 		*left = stage.RunID()
 	}
 	if !nothingLeft(*left) || failed {
@@ -81,8 +78,9 @@ func main() {
 	}
 }
 
-// proveAll says whether every component that is asked for has proven itself.
-func proveAll(ctx context.Context, names []string) bool {
+// proveAll says whether every component that is asked for has proven itself. An
+// interrupt ends this process where it is; the keeper undoes what it has started.
+func proveAll(names []string) bool {
 	from, shown, failed := time.Now(), 0, 0
 	for _, c := range components {
 		if !asked(c.name, names) {
@@ -90,7 +88,7 @@ func proveAll(ctx context.Context, names []string) bool {
 		}
 		shown++
 		var proof stage.Proof
-		if err := stage.Run(ctx, func(s *stage.Session) { proof = c.prove(s) }); err != nil {
+		if err := stage.Run(context.Background(), func(s *stage.Session) { proof = c.prove(s) }); err != nil {
 			failed++
 			fmt.Printf("%-30s FAILED\n%v\n", c.name, err)
 			continue
