@@ -6,6 +6,9 @@ PROGRAMS := icp icp-server icp-agent agentauth-proxy spiffe-conform
 GOTESTSUM := bin/gotestsum --format pkgname-and-test-fails --format-hide-empty-pkg --rerun-fails=1 --rerun-fails-max-failures=5
 # What nobody may commit twice: tests print how many ran, and none is skipped.
 REPORT = python3 tools/no_skips.py $(1)
+# Around what starts processes: it fails if one of them, or anything else, stays.
+MARKED = failed=0; export ICP_STAGE_RUN=$@$$$$;
+NOTHINGLEFT = go run ./e2e/stage/check -left $$ICP_STAGE_RUN || failed=1; exit $$failed
 
 .PHONY: help
 help: ## list the targets
@@ -47,7 +50,7 @@ test: components build ## every test, with the race detector; nothing is skipped
 .PHONY: e2e
 e2e: components build ## the end-to-end tests alone
 	@mkdir -p .work
-	@$(GOTESTSUM) --jsonfile .work/e2e.json --packages ./e2e/... -- -count=1 -p 1 -timeout 25m
+	@$(MARKED) $(GOTESTSUM) --jsonfile .work/e2e.json --packages ./e2e/... -- -count=1 -p 1 -timeout 25m || failed=1; $(NOTHINGLEFT)
 	@$(call REPORT,.work/e2e.json)
 
 .PHONY: e2e-envoy
@@ -69,7 +72,7 @@ stage-check: components ## start every component of the tests, show that each is
 
 .PHONY: bench
 bench: deps build ## measure, beside the raw floor and other gateways, and print the table
-	@go run ./bench
+	@$(MARKED) go run ./bench || failed=1; $(NOTHINGLEFT)
 
 .PHONY: structure
 structure: ## measure function lengths, imports and documentation (docs/structure.md)
@@ -78,7 +81,7 @@ structure: ## measure function lengths, imports and documentation (docs/structur
 
 .PHONY: chaos
 chaos: build ## kill icp dev under load KILLS times (default 10; SEED=n repeats, FLAGS="-faults -postgres") and judge
-	@go run ./e2e/chaos/cmd -kills $(or $(KILLS),10) -seed $(or $(SEED),0) $(FLAGS)
+	@$(MARKED) go run ./e2e/chaos/cmd -kills $(or $(KILLS),10) -seed $(or $(SEED),0) $(FLAGS) || failed=1; $(NOTHINGLEFT)
 
 .PHONY: fuzz
 fuzz: ## each fuzz target for FUZZTIME (default 30s)
