@@ -13,8 +13,8 @@ import (
 	"github.com/authsec-ai/icp/e2e/stage"
 )
 
-// Prove asks a web server through a proxy: well, cut, silent, late, and well
-// again.
+// Prove asks a web server through a proxy: well, cut, silent, late, slow,
+// and well again.
 func Prove(t stage.T) stage.Proof {
 	t.Helper()
 	web := serveHTTP(t)
@@ -51,9 +51,18 @@ func Prove(t stage.T) stage.Proof {
 	}
 	p.Heal()
 	c.mustAnswer(10 * time.Second)
+
+	const slow = 500 // bytes per second; question and answer have more than 100 each
+	p.Slow(slow)
+	crawled := c.mustAnswer(10 * time.Second)
+	if crawled < 2*100*time.Second/slow {
+		t.Fatalf("request and answer took %s over a link of %d bytes a second", crawled, slow)
+	}
+	p.Heal()
+	c.mustAnswer(10 * time.Second)
 	return stage.Proof{Version: "own", Ready: ready, Fact: fmt.Sprintf(
-		"200; cut: ECONNRESET and ECONNREFUSED; half-open: nothing in %s; %s late each way: 200 after %s; healed: 200",
-		patience, late, took.Round(time.Millisecond))}
+		"200; cut: ECONNRESET and ECONNREFUSED; half-open: nothing in %s; %s late each way: 200 after %s; %d bytes a second: 200 after %s; healed: 200",
+		patience, late, took.Round(time.Millisecond), slow, crawled.Round(time.Millisecond))}
 }
 
 // serveHTTP answers GET / at once, and GET /hang with a head and no end.
