@@ -35,6 +35,9 @@ type Options struct {
 // same folder goes on.
 var ErrUnfinished = errors.New("the run is not finished")
 
+// ProgressFile is in the folder of every run.
+const ProgressFile = "progress.json"
+
 // progress is what a run keeps of itself beside the history.
 type progress struct {
 	Seed     uint64        `json:"seed"`
@@ -122,7 +125,7 @@ func users() []int {
 func (r *runner) file(name string) string { return filepath.Join(r.Dir, name) }
 
 func (r *runner) load() error {
-	raw, err := os.ReadFile(r.file("progress.json"))
+	raw, err := os.ReadFile(r.file(ProgressFile))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return r.save()
@@ -130,7 +133,7 @@ func (r *runner) load() error {
 		return err
 	}
 	if err := json.Unmarshal(raw, &r.progress); err != nil {
-		return fmt.Errorf("read %s: %w", r.file("progress.json"), err)
+		return fmt.Errorf("read %s: %w", r.file(ProgressFile), err)
 	}
 	return nil
 }
@@ -143,7 +146,7 @@ func (r *runner) save() error {
 	if err := os.WriteFile(r.file("progress.new"), raw, 0o644); err != nil {
 		return fmt.Errorf("keep the progress: %w", err)
 	}
-	return os.Rename(r.file("progress.new"), r.file("progress.json"))
+	return os.Rename(r.file("progress.new"), r.file(ProgressFile))
 }
 
 // closeInterrupted notes that the product ended with a harness that was killed:

@@ -272,6 +272,9 @@ func Find(t T, variable, program string, places ...string) string {
 // PATH, then the other places. The error names what to install.
 func Locate(variable, program string, places ...string) (string, error) {
 	if path := os.Getenv(variable); path != "" {
+		if _, err := os.Stat(path); err != nil {
+			return "", fmt.Errorf("%s: %w; run 'make deps' or 'make components', and leave it unset", variable, err)
+		}
 		return path, nil
 	}
 	if path, err := exec.LookPath(program); err == nil {

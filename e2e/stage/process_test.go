@@ -87,3 +87,17 @@ func TestHeldOutput(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestLocate checks that a program that is not where its variable says is missed
+// by the names of both.
+func TestLocate(t *testing.T) {
+	t.Setenv("ICP_TEST_NOWHERE", "/nowhere/sh")
+	path, err := stage.Locate("ICP_TEST_NOWHERE", "sh")
+	if want := "ICP_TEST_NOWHERE: stat /nowhere/sh: no such file or directory; run 'make deps'"; err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("%q, %v; want an error with %q", path, err, want)
+	}
+	t.Setenv("ICP_TEST_NOWHERE", "/bin/sh")
+	if path, err = stage.Locate("ICP_TEST_NOWHERE", "nothing"); path != "/bin/sh" || err != nil {
+		t.Errorf("%q, %v; want /bin/sh", path, err)
+	}
+}

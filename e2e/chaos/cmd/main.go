@@ -61,6 +61,9 @@ func chaosRun(ctx context.Context) (int, error) {
 	flag.StringVar(&resume, "resume", "", "folder of a run that was interrupted; seed, bound, programs and faults are those of then")
 	flag.Parse()
 	o.Apart = o.Apart || o.Faults || o.Postgres
+	if err := check(o, resume); err != nil {
+		return failed, err
+	}
 	if o.Seed == 0 {
 		o.Seed = rand.Uint64N(1 << 32)
 	}
@@ -81,6 +84,33 @@ func chaosRun(ctx context.Context) (int, error) {
 		fmt.Printf("seed %d, %d kills, in %s\n", o.Seed, o.Kills, o.Dir)
 	}
 	return judge(ctx, o)
+}
+
+// check refuses what is no run, before anything is made for it. The folder of a
+// run that has ended well is removed, so -resume takes no other.
+func check(o chaos.Options, resume string) error {
+	programs := []string{"icp"}
+	if o.Apart {
+		programs = []string{"icp-server", "icp-agent", "agentauth-proxy"}
+	}
+	if flag.NArg() > 0 {
+		return fmt.Errorf("what is %q? -help tells how to use it", flag.Arg(0))
+	}
+	if o.Kills < 1 {
+		return errors.New("-kills has to be 1 or more")
+	}
+	for _, program := range programs {
+		if _, err := os.Stat(filepath.Join(o.Bin, program)); err != nil {
+			return fmt.Errorf("%s is not in %s (-bin): run 'make build'", program, o.Bin)
+		}
+	}
+	if resume == "" {
+		return nil
+	}
+	if _, err := os.Stat(filepath.Join(resume, chaos.ProgressFile)); err != nil {
+		return fmt.Errorf("there is no run to go on with: %w", err)
+	}
+	return nil
 }
 
 // newFolder makes a folder that every user can walk into.

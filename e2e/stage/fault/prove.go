@@ -13,8 +13,8 @@ import (
 	"github.com/authsec-ai/icp/e2e/stage"
 )
 
-// Prove asks a web server through a proxy: well, cut, silent, late, and well
-// again.
+// Prove asks a web server through a proxy: well, cut, silent, late, slow,
+// and well again.
 func Prove(t stage.T) stage.Proof {
 	t.Helper()
 	web := serveHTTP(t)
@@ -51,9 +51,18 @@ func Prove(t stage.T) stage.Proof {
 	}
 	p.Heal()
 	c.mustAnswer(10 * time.Second)
+
+	const slow = 500 // bytes per second; question and answer have more than 100 each
+	p.Slow(slow)
+	crawled := c.mustAnswer(10 * time.Second)
+	if crawled < 2*100*time.Second/slow {
+		t.Fatalf("request and answer took %s over a link of %d bytes a second", crawled, slow)
+	}
+	p.Heal()
+	c.mustAnswer(10 * time.Second)
 	return stage.Proof{Version: "own", Ready: ready, Fact: fmt.Sprintf(
-		"200; cut: ECONNRESET and ECONNREFUSED; half-open: nothing in %s; %s late each way: 200 after %s; healed: 200",
-		patience, late, took.Round(time.Millisecond))}
+		"200; cut: ECONNRESET and ECONNREFUSED; half-open: nothing in %s; %s late each way: 200 after %s; %d bytes a second: 200 after %s; healed: 200",
+		patience, late, took.Round(time.Millisecond), slow, crawled.Round(time.Millisecond))}
 }
 
 // serveHTTP answers GET / at once, and GET /hang with a head and no end.
@@ -122,13 +131,16 @@ func (c client) mustAnswer(limit time.Duration) time.Duration {
 	return time.Since(from)
 }
 
-// hang gives an answer that has begun and does not end by itself.
+// hang gives an answer that has begun and ends, by itself, as one that took too
+// long alone.
 func (c client) hang() io.Reader {
 	c.t.Helper()
-	resp, err := c.do(c.t.Context(), "/hang")
+	ctx, cancel := context.WithTimeout(c.t.Context(), 10*time.Second)
+	resp, err := c.do(ctx, "/hang")
 	if err != nil {
+		cancel()
 		c.t.Fatalf("begin a request: %v", err)
 	}
-	c.t.Cleanup(func() { resp.Body.Close() })
+	c.t.Cleanup(func() { resp.Body.Close(); cancel() })
 	return resp.Body
 }
