@@ -13,19 +13,13 @@ import (
 
 	"github.com/authsec-ai/icp/bench/internal/meter"
 	"github.com/authsec-ai/icp/bench/internal/report"
+	"github.com/authsec-ai/icp/e2e/stage"
 )
 
 // agent measures the Workload API of an icp-agent; this process is the workload.
-func agent(ctx context.Context, o options, r *report.Report) error {
-	h, err := newHost(o)
-	if err != nil {
-		return err
-	}
-	defer h.close()
-	c, n, err := h.startNode(ctx)
-	if err != nil {
-		return err
-	}
+func agent(t stage.T, o options, r *report.Report) error {
+	ctx := t.Context()
+	c, n := newHost(t, o).startNode()
 	if _, err := c.entry(ctx, nodeName, "/workload", ownSelector()); err != nil {
 		return err
 	}

@@ -3,11 +3,14 @@ package main
 import (
 	"encoding/json"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/authsec-ai/icp/bench/internal/report"
+	"github.com/authsec-ai/icp/e2e/stage"
 )
 
 // TestShortRun runs what needs no other program and reads both outputs.
@@ -43,6 +46,15 @@ func TestShortRun(t *testing.T) {
 
 func readRows(t *testing.T, file string) map[string]report.Row {
 	t.Helper()
+	rows := map[string]report.Row{}
+	for _, row := range readReport(t, file) {
+		rows[row.What] = row
+	}
+	return rows
+}
+
+func readReport(t *testing.T, file string) []report.Row {
+	t.Helper()
 	raw, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
@@ -51,11 +63,7 @@ func readRows(t *testing.T, file string) map[string]report.Row {
 	if err := json.Unmarshal(raw, &saved); err != nil {
 		t.Fatal(err)
 	}
-	rows := map[string]report.Row{}
-	for _, row := range saved.Rows {
-		rows[row.What] = row
-	}
-	return rows
+	return saved.Rows
 }
 
 func TestBadArguments(t *testing.T) {
@@ -74,16 +82,97 @@ func TestBadArguments(t *testing.T) {
 	}
 }
 
-// TestMissing names the command that brings what is missing.
+// TestMissing names what is missing and the command that brings it.
 func TestMissing(t *testing.T) {
-	for name, want := range map[string]string{"agent": "run 'make build'", "gateway": "nginx is not installed: run 'make deps'"} {
-		t.Run(name, func(t *testing.T) {
-			t.Setenv("PATH", "")
-			args := []string{"-short", "-only", name, "-bin", t.TempDir(), "-json", filepath.Join(t.TempDir(), "bench.json")}
+	const there = "/bin/true" // not started before the others are found
+	for _, c := range []struct {
+		section, bin string
+		environment  map[string]string
+		want         string
+	}{
+		{"agent", t.TempDir(), nil, "run 'make build'"},
+		{"gateway", bin, map[string]string{"PATH": ""}, "nginx is not installed: run 'make deps'"},
+		{"gateway", bin, map[string]string{"PATH": "", "ICP_TEST_NGINX": there}, "haproxy is not installed: run 'make deps'"},
+		{"gateway", bin, map[string]string{"ICP_TEST_ENVOY": "/nowhere/envoy"}, "/nowhere/envoy: no such file or directory; run 'make deps'"},
+	} {
+		t.Run(c.want, func(t *testing.T) {
+			for name, value := range c.environment {
+				t.Setenv(name, value)
+			}
+			args := []string{"-short", "-only", c.section, "-bin", c.bin, "-json", filepath.Join(t.TempDir(), "bench.json")}
 			var out, progress strings.Builder
-			if err := run(t.Context(), args, nil, &out, &progress); err == nil || !strings.Contains(err.Error(), want) {
-				t.Errorf("error %v; want one with %q", err, want)
+			if err := run(t.Context(), args, nil, &out, &progress); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("error %v; want one with %q", err, c.want)
 			}
 		})
+	}
+}
+
+// TestMain lets the test binary be the other programs that bench is.
+func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && slices.Contains([]string{loadCommand, targetCommand, peerCommand}, os.Args[1]) {
+		main()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// bin has our programs.
+var bin = filepath.Join("..", "bin")
+
+// TestGateways briefly measures every gateway, with a bench that is no slower
+// for a race detector.
+func TestGateways(t *testing.T) {
+	dir := stage.Folder(t)
+	bench, file := filepath.Join(dir, "bench"), filepath.Join(dir, "bench.json")
+	stage.Output(t, exec.Command("go", "build", "-o", bench, "."))
+	cmd := exec.Command(bench, "-short", "-only", "gateway", "-json", file)
+	cmd.Dir = stage.Root(t)
+	run := stage.Start(t, "bench", cmd)
+	if err := run.Err(); err != nil {
+		t.Fatalf("%v: %s", err, run.Tail(4096))
+	}
+	out := run.Tail(1 << 20)
+	measured := map[string]int{} // gateway and column → workloads
+	for _, row := range readReport(t, file) {
+		if len(row.Values) != 1 || row.Min() <= 0 {
+			t.Errorf("%s, %s, %s: %v; want one figure above 0", row.Section, row.What, row.Column, row.Values)
+		}
+		name, _, _ := strings.Cut(row.What, ", ")
+		measured[name+" "+row.Column]++
+	}
+	for _, g := range gateways(t) {
+		want := len(workloads(options{}))
+		if g.onlyPosts {
+			want = 1
+		}
+		if cpu, ratio, memory := measured[g.name+" CPU"], measured[g.name+" ÷ nginx"], measured[g.name+" peak"]; cpu != want || ratio != want || memory != 1 {
+			t.Errorf("%s: CPU under %d loads, beside nginx %d times, memory %d times; want %d, %d and 1", g.name, cpu, ratio, memory, want, want)
+		}
+		if !strings.Contains(out, "checks: "+g.checks) || !strings.Contains(out, "\n| "+g.name) {
+			t.Errorf("the report does not say what %s checks, or has no line of it:\n%s", g.name, out)
+		}
+	}
+}
+
+// TestJudge has the judge find out each gateway that does not do what it is said
+// to do.
+func TestJudge(t *testing.T) {
+	b := newHost(t, options{bin: bin}).startGateways()
+	if err := b.judge(); err != nil {
+		t.Fatal(err)
+	}
+	for _, g := range b.gateways {
+		for claim, lie := range map[string]func(g *runningGateway){
+			"another ID of the trust domain": func(g *runningGateway) { g.checksID = !g.checksID },
+			"the caller with another model":  func(g *runningGateway) { g.readsModel = !g.readsModel },
+		} {
+			liar := g
+			lie(&liar)
+			b.gateways = []runningGateway{liar}
+			if err := b.judge(); err == nil || !strings.HasPrefix(err.Error(), g.name+", asked by "+claim) {
+				t.Errorf("said to do otherwise, %s is judged: %v", g.name, err)
+			}
+		}
 	}
 }

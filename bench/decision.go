@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"testing"
 	"time"
@@ -9,11 +8,12 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/authsec-ai/icp/bench/internal/report"
+	"github.com/authsec-ai/icp/e2e/stage"
 	"github.com/authsec-ai/icp/policy"
 )
 
 // decision measures the policy engine with 10,000 policies, in this process.
-func decision(ctx context.Context, o options, r *report.Report) error {
+func decision(t stage.T, o options, r *report.Report) error {
 	const policies = 10_000
 	engine := policy.NewEngine()
 	if err := engine.Load(policy.Set{Revision: 1, Policies: fleet(policies)}); err != nil {
@@ -25,7 +25,7 @@ func decision(ctx context.Context, o options, r *report.Report) error {
 	}
 	req := policy.Request{Subject: subject, Service: "llm", Method: "POST", Path: "/v1/chat/completions", Model: "model-7"}
 	for range o.rounds {
-		if err := ctx.Err(); err != nil {
+		if err := t.Context().Err(); err != nil {
 			return err
 		}
 		if err := decide(engine, req, time.Duration(o.pick(500, 20))*time.Millisecond, r); err != nil {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/authsec-ai/icp/bench/internal/meter"
 	"github.com/authsec-ai/icp/bench/internal/report"
+	"github.com/authsec-ai/icp/e2e/stage"
 )
 
 const (
@@ -24,14 +24,14 @@ const (
 )
 
 // floor measures what nobody who issues certificates in Go can go below.
-func floor(ctx context.Context, o options, r *report.Report) error {
+func floor(t stage.T, o options, r *report.Report) error {
 	f, err := newFloorWork()
 	if err != nil {
 		return err
 	}
 	for range o.rounds {
 		for _, w := range f.steps() {
-			if err := ctx.Err(); err != nil {
+			if err := t.Context().Err(); err != nil {
 				return err
 			}
 			cost, err := perCall(time.Duration(o.pick(500, 20))*time.Millisecond, w.do)
@@ -84,15 +84,9 @@ func newFloorWork() (*floorWork, error) {
 	if w.csr, err = x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, w.key); err != nil {
 		return nil, err
 	}
-	now := time.Now()
-	w.leaf = &x509.Certificate{
-		NotBefore: now, NotAfter: now.Add(time.Hour), BasicConstraintsValid: true,
-		URIs:        []*url.URL{{Scheme: "spiffe", Host: "bench.example", Path: "/workload"}},
-		KeyUsage:    x509.KeyUsageDigitalSignature,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}
+	w.leaf = newLeaf(&url.URL{Scheme: "spiffe", Host: "bench.example", Path: "/workload"})
 	self := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "bench"}, NotBefore: now, NotAfter: now.Add(time.Hour),
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "bench"}, NotBefore: w.leaf.NotBefore, NotAfter: w.leaf.NotAfter,
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, self, self, w.key.Public(), w.key)
@@ -101,6 +95,16 @@ func newFloorWork() (*floorWork, error) {
 	}
 	w.issuer, err = x509.ParseCertificate(der)
 	return w, err
+}
+
+// newLeaf is a workload's certificate, to be made.
+func newLeaf(id *url.URL) *x509.Certificate {
+	now := time.Now()
+	return &x509.Certificate{
+		NotBefore: now, NotAfter: now.Add(time.Hour), BasicConstraintsValid: true, URIs: []*url.URL{id},
+		KeyUsage:    x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
 }
 
 // step is one thing to do again and again.

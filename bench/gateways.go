@@ -1,14 +1,11 @@
 package main
 
 import (
-	"bytes"
-	"context"
-	"encoding/json"
 	"fmt"
-	"os"
-	"os/exec"
 	"path/filepath"
-	"syscall"
+	"runtime"
+	"strings"
+	"text/template"
 
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
@@ -17,79 +14,147 @@ import (
 	"github.com/authsec-ai/icp/bench/internal/meter"
 	"github.com/authsec-ai/icp/bench/internal/target"
 	"github.com/authsec-ai/icp/e2e/stage"
-	"github.com/authsec-ai/icp/policy"
 )
 
-const (
-	proxyName    = "agentauth-proxy"
-	nginxName    = "nginx"
-	allowedModel = "model-1"
-
-	proxyPath  = "/agentauth-proxy"
-	nginxPath  = "/nginx"
-	clientPath = "/client"
-)
-
-// battery is the gateways and what they need.
-type battery struct {
-	host     *host
-	gateways []runningGateway
-	client   identityFiles // of the load generator
+// gateway is a program that is measured, and what it does for each request.
+type gateway struct {
+	name       string
+	path       string // of its SPIFFE ID
+	checks     string // in words
+	checksID   bool   // lets one SPIFFE ID in, not the whole trust domain
+	readsModel bool   // lets one model be asked for
+	onlyPosts  bool   // is measured under POSTs alone
+	// openSSL sends tickets to all who connect, wanted or not, so it does on a
+	// port for those who resume.
+	openSSL bool
+	// start runs it at a site and gives its version.
+	start func(s *site) (*stage.Process, string)
 }
 
-// runningGateway is one that is measured.
+// gateways are those that take turns.
+func gateways(t stage.T) []gateway {
+	return []gateway{ours(), nginx(t), haproxy(t), haproxyReading(t), envoyProxy(), plainProxy()}
+}
+
+// site is what a gateway is to know: the fields are for the configuration files
+// in the folder peers.
+type site struct {
+	*host
+	identityFiles        // its own
+	socket        string // of the agent
+
+	Name       string
+	Dir        string
+	Port       int // to listen on, on loopback
+	TicketPort int // the same with tickets
+	APIPort    int // of the API behind, on loopback
+	Cores      int
+	ReadsModel bool
+	CallerID   string // SPIFFE ID that may call
+	Model      string // that may be asked for
+	SSE        string // how paths of streams begin
+}
+
+// Listeners are those of a gateway with openSSL.
+func (s *site) Listeners() []listener { return []listener{{s.Port, false}, {s.TicketPort, true}} }
+
+type listener struct {
+	Port    int
+	Tickets bool
+}
+
+func (s *site) api() string  { return loopback(s.APIPort) }
+func (s *site) addr() string { return loopback(s.Port) }
+
+func (s *site) listens() error { return stage.Dial(s.addr()) }
+
+// fillIn gives a configuration with its blanks filled in.
+func (s *site) fillIn(text string) []byte {
+	var filled strings.Builder
+	if err := template.Must(template.New("").Parse(text)).Execute(&filled, s); err != nil {
+		s.t.Fatalf("fill in a configuration: %v", err)
+	}
+	return []byte(filled.String())
+}
+
+// The workloads of this section, by the paths of their SPIFFE IDs.
+const (
+	oursPath     = "/agentauth-proxy"
+	peerPath     = "/peer"     // each of the others
+	callerPath   = "/caller"   // the load generator
+	strangerPath = "/stranger" // may not call
+)
+
+const allowedModel = "model-1"
+
+// battery is the gateways that run, and who calls them.
+type battery struct {
+	*host
+	gateways         []runningGateway
+	caller, stranger identityFiles
+}
+
 type runningGateway struct {
-	name    string
+	gateway
 	pid     int
+	version string
 	address string
-	id      string // SPIFFE ID that it shows
+	resumes string // address for those who resume sessions
 	idle    meter.Memory
 }
 
-// startGateways runs server, agent, the API and both gateways in front of it.
-func (h *host) startGateways(ctx context.Context) (*battery, error) {
-	nginx, err := stage.Locate("ICP_BENCH_NGINX", "nginx")
-	if err != nil {
-		return nil, err
-	}
-	c, n, err := h.startNode(ctx)
-	if err != nil {
-		return nil, err
-	}
+// id is the SPIFFE ID that it shows.
+func (g runningGateway) id() string { return workloadID(g.path) }
+
+// startGateways runs server, agent, the API and the gateways in front of it.
+func (h *host) startGateways() *battery {
+	all := gateways(h.t)
+	c, n := h.startNode()
 	for path, selector := range map[string]string{
-		clientPath: ownSelector(), nginxPath: ownSelector(), proxyPath: "unix:path:" + filepath.Join(h.bin, proxyName),
+		callerPath: ownSelector(), strangerPath: ownSelector(), peerPath: ownSelector(), oursPath: "unix:path:" + filepath.Join(h.bin, oursName),
 	} {
-		if _, err := c.entry(ctx, nodeName, path, selector); err != nil {
-			return nil, err
+		if _, err := c.entry(h.t.Context(), nodeName, path, selector); err != nil {
+			h.t.Fatalf("register %s: %v", path, err)
 		}
 	}
-	b := &battery{host: h}
-	own, err := h.identity(ctx, n, nginxPath)
-	if err != nil {
-		return nil, err
+	b := &battery{host: h, caller: h.identity(n, callerPath), stranger: h.identity(n, strangerPath)}
+	base := site{
+		host: h, identityFiles: h.identity(n, peerPath), socket: n.socket, Dir: h.dir, APIPort: h.startTarget(), Cores: runtime.NumCPU(),
+		CallerID: workloadID(callerPath), Model: allowedModel, SSE: target.SSE,
 	}
-	if b.client, err = h.identity(ctx, n, clientPath); err != nil {
-		return nil, err
+	for _, g := range all {
+		b.start(g, base)
 	}
-	api, err := h.startTarget()
-	if err != nil {
-		return nil, err
-	}
-	if err := b.startProxy(n, api); err != nil {
-		return nil, err
-	}
-	return b, b.startNginx(nginx, own, api)
+	return b
 }
 
-// identityFiles are an SVID and its bundle for programs that read files.
-type identityFiles struct{ cert, key, bundle string }
+func (b *battery) start(g gateway, s site) {
+	s.Name, s.Port, s.ReadsModel = g.name, stage.FreePort(b.t), g.readsModel
+	if s.TicketPort = s.Port; g.openSSL {
+		s.TicketPort = stage.FreePort(b.t)
+	}
+	p, version := g.start(&s)
+	b.gateways = append(b.gateways, runningGateway{
+		gateway: g, pid: p.PID, version: version, address: loopback(s.Port), resumes: loopback(s.TicketPort), idle: b.resident(p),
+	})
+}
+
+// startTarget runs the API in a process of its own and gives its port.
+func (h *host) startTarget() int {
+	port := stage.FreePort(h.t)
+	addr := loopback(port)
+	h.self("target", targetCommand, target.Config{Listen: addr}, answers("http://"+addr+target.Plain))
+	return port
+}
+
+// identityFiles are an SVID and its bundle, PEM, for programs that read files.
+type identityFiles struct{ Cert, Key, Pair, Bundle string } // Pair is Cert and Key
 
 // identity takes the SVID with the path from the agent, once it is there.
-func (h *host) identity(ctx context.Context, n *node, path string) (identityFiles, error) {
-	name := filepath.Base(path)
-	files := identityFiles{h.file(name + ".crt"), h.file(name + ".key"), h.file(name + ".bundle")}
-	err := n.Await(patience, func() error {
-		all, err := workloadapi.FetchX509Context(ctx, workloadapi.WithAddr(n.socket))
+func (h *host) identity(n *node, path string) identityFiles {
+	var files identityFiles
+	n.WaitReady(h.t, patience, func() error {
+		all, err := workloadapi.FetchX509Context(h.t.Context(), workloadapi.WithAddr(n.socket))
 		if err != nil {
 			return err
 		}
@@ -101,172 +166,25 @@ func (h *host) identity(ctx context.Context, n *node, path string) (identityFile
 			if err != nil {
 				return err
 			}
-			return files.write(svid, bundle)
+			files = h.writeIdentity(filepath.Base(path), svid, bundle)
+			return nil
 		}
 		return fmt.Errorf("the agent has no SVID with the path %s", path)
 	})
-	return files, err
+	return files
 }
 
-func (f identityFiles) write(svid *x509svid.SVID, bundle *x509bundle.Bundle) error {
+func (h *host) writeIdentity(name string, svid *x509svid.SVID, bundle *x509bundle.Bundle) identityFiles {
 	cert, key, err := svid.Marshal()
 	if err != nil {
-		return err
+		h.t.Fatalf("encode an SVID: %v", err)
 	}
 	anchors, err := bundle.Marshal()
 	if err != nil {
-		return err
+		h.t.Fatalf("encode a bundle: %v", err)
 	}
-	for path, content := range map[string][]byte{f.cert: cert, f.key: key, f.bundle: anchors} {
-		if err := os.WriteFile(path, content, 0o600); err != nil {
-			return err
-		}
+	return identityFiles{
+		Cert: h.write(name+".crt", cert), Key: h.write(name+".key", key),
+		Pair: h.write(name+".pem", append(cert, key...)), Bundle: h.write(name+".bundle", anchors),
 	}
-	return nil
-}
-
-// startTarget runs the API in a process of its own and gives its address.
-func (h *host) startTarget() (string, error) {
-	addr, err := address()
-	if err != nil {
-		return "", err
-	}
-	self, err := os.Executable()
-	if err != nil {
-		return "", err
-	}
-	_, err = h.launch("target", exec.Command(self, targetCommand, addr), answers("http://"+addr+target.Plain))
-	return addr, err
-}
-
-// startProxy runs agentauth-proxy with audit and metrics on.
-func (b *battery) startProxy(n *node, api string) error {
-	addrs, err := addresses(2)
-	if err != nil {
-		return err
-	}
-	policies := b.host.file("policies.json")
-	if err := writePolicies(policies); err != nil {
-		return err
-	}
-	upstream := "http://" + api
-	p, err := b.host.program(proxyName, map[string]any{
-		"listen": addrs[0], "metrics_listen": addrs[1], "workload_api": n.socket, "spiffe_id": workloadID(proxyPath),
-		"policies": map[string]string{"file": policies}, "audit_file": b.host.file("audit.jsonl"),
-		"routes": []map[string]any{
-			{"service": "llm", "path_prefix": "/v1", "upstream": upstream, "llm": true},
-			{"service": "plain", "path_prefix": target.Plain, "upstream": upstream},
-			{"service": "sse", "path_prefix": target.SSE, "upstream": upstream},
-		},
-	}, answers("http://"+addrs[1]+"/readyz"))
-	if err != nil {
-		return err
-	}
-	return b.add(proxyName, p, addrs[0], proxyPath)
-}
-
-func writePolicies(path string) error {
-	set := policy.Set{Revision: 1}
-	for _, service := range []string{"llm", "plain", "sse"} {
-		set.Policies = append(set.Policies, policy.Policy{
-			Name: service, Effect: policy.Allow, Subjects: []string{workloadID(clientPath)},
-			Service: service, Methods: []string{"*"}, Paths: []string{"/**"},
-		})
-	}
-	set.Policies[0].Models = []string{allowedModel}
-	raw, err := json.Marshal(set)
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(path, raw, 0o600)
-}
-
-// nginxConfig takes folder, process user, address, certificate, key, bundle and API.
-const nginxConfig = `
-daemon off;
-worker_processes auto;
-pid %[1]s/nginx.pid;
-error_log stderr warn;
-%[2]s
-events { worker_connections 4096; }
-http {
-  access_log off;
-  client_body_temp_path %[1]s/nginx-body;
-  proxy_temp_path %[1]s/nginx-proxy;
-  fastcgi_temp_path %[1]s/nginx-fastcgi;
-  uwsgi_temp_path %[1]s/nginx-uwsgi;
-  scgi_temp_path %[1]s/nginx-scgi;
-  keepalive_requests 1000000000;
-  keepalive_timeout 1h;
-  client_body_buffer_size 128k;
-  upstream api { server %[7]s; keepalive 64; keepalive_requests 1000000000; }
-  server {
-    listen %[3]s ssl http2;
-    ssl_protocols TLSv1.3;
-    ssl_ecdh_curve X25519;
-    ssl_session_tickets off;
-    ssl_certificate %[4]s;
-    ssl_certificate_key %[5]s;
-    ssl_client_certificate %[6]s;
-    ssl_verify_client on;
-    ssl_verify_depth 3;
-    location / {
-      proxy_pass http://api;
-      proxy_http_version 1.1;
-      proxy_set_header Connection "";
-    }
-    location /sse {
-      proxy_pass http://api;
-      proxy_http_version 1.1;
-      proxy_set_header Connection "";
-      proxy_buffering off;
-    }
-  }
-}
-`
-
-// startNginx runs nginx with one worker per core. It checks certificates
-// against the bundle, but no SPIFFE ID and no policy, and keeps no log of
-// requests.
-func (b *battery) startNginx(path string, own identityFiles, api string) error {
-	addr, err := address()
-	if err != nil {
-		return err
-	}
-	user := ""
-	if os.Geteuid() == 0 {
-		user = "user root;" // the files of this run are for this user alone
-	}
-	config := b.host.file("nginx.conf")
-	text := fmt.Sprintf(nginxConfig, b.host.dir, user, addr, own.cert, own.key, own.bundle, api)
-	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
-		return err
-	}
-	cmd := exec.Command(path, "-p", b.host.dir, "-e", "stderr", "-c", config)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM} // killed at once, it would leave its workers behind
-	p, err := b.host.launch(nginxName, cmd, func() error { return stage.Dial(addr) })
-	if err != nil {
-		return err
-	}
-	return b.add(nginxName, p, addr, nginxPath)
-}
-
-func (b *battery) add(name string, p *stage.Process, addr, path string) error {
-	idle, err := meter.Resident(p.PID)
-	b.gateways = append(b.gateways, runningGateway{name, p.PID, addr, workloadID(path), idle})
-	return err
-}
-
-// output runs a process of this section to its end and gives what it printed.
-func (b *battery) output(cmd *exec.Cmd) ([]byte, error) {
-	var out bytes.Buffer
-	cmd.Stdout = &out
-	p, err := stage.Launch("load", b.host.dir, cmd)
-	if err != nil {
-		return nil, err
-	}
-	if err := p.Err(); err != nil {
-		return nil, fmt.Errorf("load generator: %w: %s", err, p.Tail(1024))
-	}
-	return out.Bytes(), nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"encoding/json"
@@ -9,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/authsec-ai/icp/bench/internal/meter"
@@ -23,80 +23,76 @@ const (
 	patience    = 30 * time.Second // for a program that should be ready in seconds
 )
 
-// host is the programs of one section and the folder they live in. Close it.
+// host is where the programs of one section run. They end with the section.
 type host struct {
-	dir     string
-	bin     string // folder with our programs
-	running []*stage.Process
+	t   stage.T
+	dir string // theirs
+	bin string // folder with our programs
 }
 
-func newHost(o options) (*host, error) {
+func newHost(t stage.T, o options) *host {
+	t.Helper()
 	bin, err := filepath.Abs(o.bin)
 	if err != nil {
-		return nil, err
+		t.Fatalf("find our programs: %v", err)
 	}
-	dir, err := os.MkdirTemp("", "icp-bench") // short: a socket's path has at most 107 bytes
-	if err != nil {
-		return nil, err
-	}
-	return &host{dir: dir, bin: bin}, nil
-}
-
-// close stops the programs, the last one first, and removes the folder.
-func (h *host) close() {
-	for _, p := range slices.Backward(h.running) {
-		p.Stop()
-	}
-	_ = os.RemoveAll(h.dir) // a leftover in the temporary folder does no harm
+	return &host{t: t, dir: stage.Folder(t), bin: bin}
 }
 
 func (h *host) file(name string) string { return filepath.Join(h.dir, name) }
 
-// launch runs cmd until close and waits until it is ready.
-func (h *host) launch(name string, cmd *exec.Cmd, ready func() error) (*stage.Process, error) {
-	p, err := stage.Launch(name, h.dir, cmd)
-	if err != nil {
-		return nil, err
+// write makes a file that is for this user alone and gives its path.
+func (h *host) write(name string, content []byte) string {
+	path := h.file(name)
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		h.t.Fatalf("%v", err)
 	}
-	h.running = append(h.running, p)
-	return p, p.Await(patience, ready)
+	return path
+}
+
+// launch runs cmd until the section ends and waits until it is ready.
+func (h *host) launch(name string, cmd *exec.Cmd, ready func() error) *stage.Process {
+	p := stage.Start(h.t, name, cmd)
+	p.WaitReady(h.t, patience, ready)
+	return p
 }
 
 // program runs one of ours with a configuration file.
-func (h *host) program(name string, config map[string]any, ready func() error) (*stage.Process, error) {
+func (h *host) program(name string, config map[string]any, ready func() error) *stage.Process {
 	path := filepath.Join(h.bin, name)
 	if _, err := os.Stat(path); err != nil {
-		return nil, fmt.Errorf("%w: run 'make build'", err)
+		h.t.Fatalf("%v: run 'make build'", err)
 	}
 	raw, err := json.Marshal(config) // JSON is YAML
 	if err != nil {
-		return nil, err
+		h.t.Fatalf("write the configuration of %s: %v", name, err)
 	}
-	file := h.file(name + ".yaml")
-	if err := os.WriteFile(file, raw, 0o600); err != nil {
-		return nil, err
+	return h.launch(name, exec.Command(path, "--config", h.write(name+".yaml", raw)), ready)
+}
+
+// self runs another program that this one is, told by JSON on standard input.
+func (h *host) self(name, command string, config any, ready func() error) *stage.Process {
+	return h.launch(name, selfCommand(h.t.Context(), h.t, command, config), ready)
+}
+
+func selfCommand(ctx context.Context, t stage.T, command string, config any) *exec.Cmd {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatalf("find this program: %v", err)
 	}
-	return h.launch(name, exec.Command(path, "--config", file), ready)
+	in, err := json.Marshal(config)
+	if err != nil {
+		t.Fatalf("tell %s what to do: %v", command, err)
+	}
+	cmd := exec.CommandContext(ctx, self, command)
+	cmd.Stdin = bytes.NewReader(in)
+	return cmd
 }
 
 // address gives a loopback address for a program to listen on.
-func address() (string, error) {
-	port, err := stage.UnusedPort()
-	return fmt.Sprintf("127.0.0.1:%d", port), err
-}
+func (h *host) address() string { return loopback(stage.FreePort(h.t)) }
 
-// addresses gives several.
-func addresses(n int) ([]string, error) {
-	var list []string
-	for range n {
-		addr, err := address()
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, addr)
-	}
-	return list, nil
-}
+func loopback(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
 
 // answers gives a check that url answers 200.
 func answers(url string) func() error {
@@ -125,28 +121,30 @@ type controlPlane struct {
 }
 
 // startServer runs icp-server on PostgreSQL, or on SQLite if dsn is "".
-func (h *host) startServer(ctx context.Context, dsn string) (*controlPlane, error) {
-	addrs, err := addresses(2)
-	if err != nil {
-		return nil, err
-	}
-	dir := h.file("server")
-	p, err := h.program("icp-server", map[string]any{
-		"listen": addrs[0], "health_listen": addrs[1], "data_dir": dir, "store": map[string]string{"postgres": dsn},
-	}, answers("http://"+addrs[1]+"/readyz"))
-	if err != nil {
-		return nil, err
-	}
-	c := &controlPlane{Process: p, url: "https://" + addrs[0], caFile: filepath.Join(dir, "server-ca.pem")}
+func (h *host) startServer(dsn string) *controlPlane {
+	listen, health, dir := h.address(), h.address(), h.file("server")
+	p := h.program("icp-server", map[string]any{
+		"listen": listen, "health_listen": health, "data_dir": dir, "store": map[string]string{"postgres": dsn},
+	}, answers("http://"+health+"/readyz"))
+	c := &controlPlane{Process: p, url: "https://" + listen, caFile: filepath.Join(dir, "server-ca.pem")}
 	platform, err := icpdev.Info{ServerURL: c.url, ServerCAFile: c.caFile, AdminTokenFile: filepath.Join(dir, "admin.token")}.Admin()
+	if err == nil {
+		err = c.setUp(h.t.Context(), platform)
+	}
 	if err != nil {
-		return nil, err
+		h.t.Fatalf("make a tenant: %v", err)
 	}
-	if err := c.setUp(ctx, platform); err != nil {
-		return nil, err
+	c.idle = h.resident(p)
+	return c
+}
+
+// resident reads what a program holds.
+func (h *host) resident(p *stage.Process) meter.Memory {
+	m, err := meter.Resident(p.PID)
+	if err != nil {
+		h.t.Fatalf("%v", err)
 	}
-	c.idle, err = meter.Resident(p.PID)
-	return c, err
+	return m
 }
 
 // setUp makes the tenant and its administrator.
@@ -210,33 +208,21 @@ type node struct {
 
 const nodeName = "node1"
 
-func (h *host) startAgent(ctx context.Context, c *controlPlane) (*node, error) {
-	token, err := c.joinToken(ctx, nodeName)
+func (h *host) startAgent(c *controlPlane) *node {
+	token, err := c.joinToken(h.t.Context(), nodeName)
 	if err != nil {
-		return nil, err
+		h.t.Fatalf("get a join token: %v", err)
 	}
-	admin, err := address()
-	if err != nil {
-		return nil, err
-	}
-	socket := h.file("agent.sock")
-	p, err := h.program("icp-agent", map[string]any{
+	admin, socket := h.address(), h.file("agent.sock")
+	p := h.program("icp-agent", map[string]any{
 		"socket_path": socket, "data_dir": h.file("agent"), "admin_listen": admin, "node_name": nodeName, "join_token": token,
 		"server": map[string]string{"url": c.url, "ca_file": c.caFile},
 	}, answers("http://"+admin+"/readyz"))
-	if err != nil {
-		return nil, err
-	}
-	idle, err := meter.Resident(p.PID)
-	return &node{Process: p, socket: "unix://" + socket, idle: idle}, err
+	return &node{Process: p, socket: "unix://" + socket, idle: h.resident(p)}
 }
 
 // startNode runs a server on SQLite and an agent.
-func (h *host) startNode(ctx context.Context) (*controlPlane, *node, error) {
-	c, err := h.startServer(ctx, "")
-	if err != nil {
-		return nil, nil, err
-	}
-	n, err := h.startAgent(ctx, c)
-	return c, n, err
+func (h *host) startNode() (*controlPlane, *node) {
+	c := h.startServer("")
+	return c, h.startAgent(c)
 }

@@ -1,6 +1,6 @@
 // Command bench measures the programs of this tree on this machine and prints a
 // Markdown table: first the raw floor, which is what the cryptography alone
-// costs, then ours, beside it and beside nginx, all in one run.
+// costs, then ours, beside it and beside other gateways, all in one run.
 //
 // It starts every program in a process of its own, on loopback and in a
 // temporary folder, and reads the CPU time of the one under test. See
@@ -14,13 +14,12 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 	"os/signal"
 	"syscall"
-	"time"
 
 	"github.com/authsec-ai/icp/bench/internal/load"
+	"github.com/authsec-ai/icp/bench/internal/plain"
 	"github.com/authsec-ai/icp/bench/internal/target"
 )
 
@@ -36,18 +35,24 @@ func main() {
 	}
 }
 
-// The other programs that this one is, for processes that it starts itself.
+// The other programs that this one is, for processes that it starts itself. Each
+// is told what to do by JSON on standard input.
 const (
-	loadCommand   = "load"   // the load generator: load.Config on standard input, meter.Result on standard output
-	targetCommand = "target" // the API behind the gateways: address as argument
+	loadCommand   = "load"   // load.Config: the load generator; meter.Result on standard output
+	targetCommand = "target" // target.Config: the API behind the gateways
+	peerCommand   = "peer"   // plain.Config: a gateway as the standard library has it
 )
 
 func run(ctx context.Context, args []string, in io.Reader, out, progress io.Writer) error {
-	if len(args) == 1 && args[0] == loadCommand {
-		return generateLoad(ctx, in, out)
-	}
-	if len(args) == 2 && args[0] == targetCommand {
-		return serveTarget(ctx, args[1])
+	if len(args) == 1 {
+		switch args[0] {
+		case loadCommand:
+			return told(in, func(cfg load.Config) error { return generateLoad(ctx, cfg, out) })
+		case targetCommand:
+			return told(in, func(cfg target.Config) error { return target.Serve(ctx, cfg) })
+		case peerCommand:
+			return told(in, func(cfg plain.Config) error { return plain.Serve(ctx, cfg) })
+		}
 	}
 	o, err := parseOptions(args, progress)
 	if err != nil {
@@ -56,25 +61,18 @@ func run(ctx context.Context, args []string, in io.Reader, out, progress io.Writ
 	return measure(ctx, o, out, progress)
 }
 
-func generateLoad(ctx context.Context, in io.Reader, out io.Writer) error {
-	var cfg load.Config
+func told[Config any](in io.Reader, do func(Config) error) error {
+	var cfg Config
 	if err := json.NewDecoder(in).Decode(&cfg); err != nil {
-		return fmt.Errorf("read what load to make: %w", err)
+		return fmt.Errorf("read what to do: %w", err)
 	}
+	return do(cfg)
+}
+
+func generateLoad(ctx context.Context, cfg load.Config, out io.Writer) error {
 	result, err := load.Run(ctx, cfg)
 	if err != nil {
 		return err
 	}
 	return json.NewEncoder(out).Encode(result)
-}
-
-// serveTarget serves until the process is told to end.
-func serveTarget(ctx context.Context, addr string) error {
-	srv := &http.Server{Addr: addr, Handler: target.New(), ReadHeaderTimeout: 10 * time.Second}
-	stop := context.AfterFunc(ctx, func() { _ = srv.Close() }) // requests under way are of no more use
-	defer stop()
-	if err := srv.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
-		return err
-	}
-	return nil
 }

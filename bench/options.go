@@ -68,7 +68,7 @@ func (o options) pick(full, short int) int {
 
 // span is how long one figure is measured in one round.
 func (o options) span() time.Duration {
-	return time.Duration(o.pick(4000, 300)) * time.Millisecond
+	return time.Duration(o.pick(4000, 100)) * time.Millisecond
 }
 
 func (o options) wants(name string) bool { return len(o.only) == 0 || slices.Contains(o.only, name) }

@@ -10,20 +10,14 @@ import (
 
 	"github.com/authsec-ai/icp/bench/internal/meter"
 	"github.com/authsec-ai/icp/bench/internal/report"
+	"github.com/authsec-ai/icp/e2e/stage"
 )
 
 // propagation measures how soon a workload's open stream shows that an entry
 // came or went.
-func propagation(ctx context.Context, o options, r *report.Report) error {
-	h, err := newHost(o)
-	if err != nil {
-		return err
-	}
-	defer h.close()
-	c, n, err := h.startNode(ctx)
-	if err != nil {
-		return err
-	}
+func propagation(t stage.T, o options, r *report.Report) error {
+	ctx := t.Context()
+	c, n := newHost(t, o).startNode()
 	if err := c.crowd(ctx, o.entries); err != nil {
 		return err
 	}

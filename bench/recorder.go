@@ -18,6 +18,11 @@ func (r recorder) add(what, unit, aim string, value float64) error {
 	return r.report.Add(report.Figure{Section: r.section, What: what, Unit: unit, Aim: aim}, value)
 }
 
+// cell adds to a column of the line that what names.
+func (r recorder) cell(what, column, unit, aim string, value float64) error {
+	return r.report.Add(report.Figure{Section: r.section, What: what, Column: column, Unit: unit, Aim: aim}, value)
+}
+
 const cpuSuffix = ": CPU"
 
 // cpu adds the CPU time of one operation.

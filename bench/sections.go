@@ -10,12 +10,13 @@ import (
 	"time"
 
 	"github.com/authsec-ai/icp/bench/internal/report"
+	"github.com/authsec-ai/icp/e2e/stage"
 )
 
 // section measures one part of the product.
 type section struct {
 	name string
-	run  func(ctx context.Context, o options, r *report.Report) error
+	run  func(t stage.T, o options, r *report.Report) error
 }
 
 // sections lists them in the order of the table.
@@ -27,7 +28,7 @@ func sections() []section {
 		{"postgres", onPostgres},
 		{"agent", agent},
 		{"propagation", propagation},
-		{"gateway", gateway},
+		{"gateway", measureGateways},
 	}
 }
 
@@ -44,6 +45,7 @@ func names() []string {
 func measure(ctx context.Context, o options, out, progress io.Writer) error {
 	r := report.New(facts(ctx))
 	err := runSections(ctx, o, r, progress)
+	r.Note(report.Fact{Name: "load average after", Value: loadAverage()})
 	return errors.Join(err, r.Markdown(out), save(o.json, r))
 }
 
@@ -54,7 +56,12 @@ func runSections(ctx context.Context, o options, r *report.Report, progress io.W
 		}
 		begin := time.Now()
 		fmt.Fprintf(progress, "bench: %s …\n", s.name)
-		if err := s.run(ctx, o, r); err != nil {
+		err := stage.Run(ctx, func(t *stage.Session) {
+			if err := s.run(t, o, r); err != nil {
+				t.Fatalf("%v", err)
+			}
+		})
+		if err != nil {
 			return fmt.Errorf("measure %s: %w", s.name, err)
 		}
 		fmt.Fprintf(progress, "bench: %s took %s\n", s.name, time.Since(begin).Round(time.Second))

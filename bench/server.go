@@ -24,30 +24,19 @@ import (
 
 // onSQLite measures issuing: icp-server runs as a process of its own, and this
 // one is an agent that asks.
-func onSQLite(ctx context.Context, o options, r *report.Report) error {
-	return issueOn(ctx, o, recorder{r, "icp-server on SQLite"}, "")
+func onSQLite(t stage.T, o options, r *report.Report) error {
+	return issueOn(t, o, recorder{r, "icp-server on SQLite"}, "")
 }
 
 // onPostgres measures the same on a PostgreSQL server of its own.
-func onPostgres(ctx context.Context, o options, r *report.Report) error {
-	return stage.Run(ctx, func(s *stage.Session) {
-		db := pg.Start(s, pg.Options{Durable: true}).NewDatabase(s)
-		if err := issueOn(s.Context(), o, recorder{r, "icp-server on PostgreSQL"}, db.OwnerDSN); err != nil {
-			s.Fatalf("%v", err)
-		}
-	})
+func onPostgres(t stage.T, o options, r *report.Report) error {
+	db := pg.Start(t, pg.Options{Durable: true}).NewDatabase(t)
+	return issueOn(t, o, recorder{r, "icp-server on PostgreSQL"}, db.OwnerDSN)
 }
 
-func issueOn(ctx context.Context, o options, rec recorder, dsn string) error {
-	h, err := newHost(o)
-	if err != nil {
-		return err
-	}
-	defer h.close()
-	c, err := h.startServer(ctx, dsn)
-	if err != nil {
-		return err
-	}
+func issueOn(t stage.T, o options, rec recorder, dsn string) error {
+	ctx := t.Context()
+	c := newHost(t, o).startServer(dsn)
 	a, err := newAsker(ctx, c)
 	if err != nil {
 		return err

@@ -70,7 +70,7 @@ func (p *Proxy) revoked(id spiffeid.ID, serial string) bool {
 // vouch for.
 func (p *Proxy) reverify() {
 	p.peers.shutIf(func(caller *peer) *refusal {
-		_, err := svid.VerifyX509(caller.chain, p.self, svid.X509Options{Now: p.now()})
+		_, err := svid.VerifyParsed(caller.chain, p.self, svid.X509Options{Now: p.now()})
 		if err != nil && p.now().Before(caller.svid.NotAfter) {
 			return refuseUntrusted()
 		}

@@ -4,7 +4,7 @@
 //
 // A request walks through one chain, which handler.go shows whole:
 //
-//	TLS handshake (listener.go: svid.VerifyX509, also on resumption)
+//	TLS handshake (listener.go: svid.VerifyParsed, also on resumption)
 //	→ head check (head/, target.go) → route (upstream/) → model (llm/)
 //	→ policy.Decide: a denial ends here → quota → headers and credential
 //	→ upstream → audit line and metrics

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"net/http"
 	"sync"
 	"time"
@@ -43,10 +44,12 @@ type exchange struct {
 	status  int
 	sent    int64
 
-	mu    sync.Mutex // held by who sets a write deadline
-	why   *refusal   // what cut it, nil while nothing has
-	asked bool       // question is complete, and no longer changes
-	begun bool       // the answer is being written
+	mu      sync.Mutex // held by who ends a write
+	why     *refusal   // what cut it, nil while nothing has
+	asked   bool       // question is complete, and no longer changes
+	begun   bool       // the answer is being written
+	writing time.Time  // when the write that is under way began; zero if none is
+	stuck   bool       // a write was ended because it took too long
 }
 
 // Ends of an exchange.
@@ -83,7 +86,7 @@ func (x *exchange) cut(why *refusal) {
 	x.why = why
 	x.cancel(why)
 	if x.begun {
-		_ = x.control.SetWriteDeadline(time.Unix(1, 0)) // long past: frees a blocked write
+		x.stopWriting()
 	}
 }
 
@@ -118,7 +121,7 @@ func (x *exchange) reconsider() *refusal {
 // write sends b, and what was buffered before it if flush is set, to a caller
 // that must take it in time. Once the exchange is cut it fails.
 func (x *exchange) write(b []byte, flush bool) error {
-	if !x.deadline(x.proxy.config.IdleTimeout, false) {
+	if !x.startWrite(false) {
 		return x.why
 	}
 	return x.send(b, flush)
@@ -130,25 +133,65 @@ func (x *exchange) send(b []byte, flush bool) error {
 	if err == nil && flush {
 		err = x.control.Flush()
 	}
-	x.deadline(0, false)
+	if x.endWrite() {
+		return errStuck
+	}
 	return err
 }
 
-// deadline bounds the next write; without within it lifts the bound. It reports
-// false once the exchange is cut, unless the write is the last word on it.
-func (x *exchange) deadline(within time.Duration, last bool) bool {
+var errStuck = errors.New("the caller does not take the answer")
+
+// startWrite reports false once the exchange is cut, unless the write is the
+// last word on it.
+func (x *exchange) startWrite(last bool) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.why != nil && !last {
 		return false
 	}
 	x.begun = !last
-	var at time.Time
-	if within > 0 {
-		at = time.Now().Add(within)
-	}
-	_ = x.control.SetWriteDeadline(at) // not supported by the writer: no bound
+	x.writing = time.Now()
 	return true
+}
+
+func (x *exchange) endWrite() (stuck bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.writing = time.Time{}
+	return x.stuck
+}
+
+// endStuck ends a write that began before the given time. The connection, or
+// the stream, can't be written to afterwards.
+func (x *exchange) endStuck(before time.Time) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if !x.writing.IsZero() && x.writing.Before(before) {
+		x.stuck = true
+		x.stopWriting()
+	}
+}
+
+// stopWriting frees a blocked write, and fails those to come.
+func (x *exchange) stopWriting() {
+	_ = x.control.SetWriteDeadline(time.Unix(1, 0)) // long past; net/http supports it
+}
+
+// endStuckWrites looks after all writes until ctx ends: a deadline for each one
+// would cost more than most writes do. It lets one run for up to an eighth
+// longer than the idle timeout.
+func (p *Proxy) endStuckWrites(ctx context.Context) error {
+	ticker := time.NewTicker(max(p.config.IdleTimeout/8, time.Millisecond))
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+			before := time.Now().Add(-p.config.IdleTimeout)
+			p.peers.each(func(x *exchange) { x.endStuck(before) })
+		case <-ctx.Done():
+			return nil
+		}
+	}
 }
 
 // refuse answers with a refusal, if an answer can still begin.
@@ -163,7 +206,7 @@ func (x *exchange) refuse(r *refusal) {
 	if x.r.Method == http.MethodHead {
 		body = nil
 	}
-	x.deadline(x.proxy.config.IdleTimeout, true)
+	x.startWrite(true)
 	if err := x.send(body, true); err != nil {
 		x.end = endClient
 	}
@@ -188,9 +231,9 @@ func (x *exchange) finish() {
 		service = x.backend.Service
 	}
 	x.proxy.metrics.decision(series{service, x.outcome, x.reason}, took)
-	x.proxy.trail.put(record{
+	x.proxy.trail.put(&record{
 		Time: x.started, RequestID: x.id,
-		Subject: x.peer.svid.ID.String(), Serial: x.peer.svid.Serial, Remote: x.peer.RemoteAddr().String(),
+		Subject: x.peer.svid.ID.String(), Serial: x.peer.svid.Serial, Remote: x.peer.remote,
 		Service: service, Method: x.r.Method, Path: x.auditPath(), Model: x.question.Model,
 		Outcome: x.outcome, Reason: x.reason, Policy: x.decision.Policy,
 		Status: x.status, Bytes: x.sent, Duration: float64(took.Microseconds()) / 1000, End: x.end,

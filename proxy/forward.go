@@ -56,12 +56,12 @@ func (x *exchange) outgoing() (*http.Request, string, error) {
 		value, secret = x.backend.Credential.Value()
 		header[x.backend.Credential.Header()] = []string{value}
 	}
-	req := &http.Request{
+	req := (&http.Request{
 		Method: x.r.Method, Header: header,
 		URL: x.backend.URL(x.target.path, x.target.query, x.target.question),
-	}
+	}).WithContext(x.ctx)
 	x.setBody(req)
-	return req.WithContext(x.ctx), secret, nil
+	return req, secret, nil
 }
 
 func (x *exchange) setBody(req *http.Request) {

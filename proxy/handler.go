@@ -134,10 +134,14 @@ func (x *exchange) describe() *refusal {
 // readBody reads the whole body, up to the route's limit.
 func (x *exchange) readBody() *refusal {
 	var err error
-	if x.r.ContentLength > x.backend.MaxBodyBytes {
+	most := x.backend.MaxBodyBytes
+	if x.r.ContentLength > most {
 		return refuseTooLarge()
 	}
-	x.raw, err = x.readAll(http.MaxBytesReader(x.w, x.body, x.backend.MaxBodyBytes))
+	if x.r.ContentLength >= 0 {
+		most = x.r.ContentLength
+	}
+	x.raw, err = x.readAll(http.MaxBytesReader(x.w, x.body, most), most)
 	if errors.Is(err, errMemory) {
 		return refuseMemory()
 	}

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/authsec-ai/icp/identity/svid"
 )
 
 // Headers that tell the upstream who calls.
@@ -52,12 +54,23 @@ func newStripper(secrets []string) stripper {
 // names into variables make one character of '-' and, some of them, of all that
 // is neither a letter nor a digit.
 func fold(name string) string {
+	if folded, ok := common[name]; ok {
+		return folded
+	}
 	return strings.Map(func(r rune) rune {
 		if (r < 'a' || r > 'z') && (r < '0' || r > '9') {
 			return '-'
 		}
 		return r
 	}, strings.ToLower(name))
+}
+
+// common has the folded form of names that stand in most requests and answers.
+var common = map[string]string{
+	"Accept": "accept", "Accept-Encoding": "accept-encoding", "Accept-Language": "accept-language",
+	"Cache-Control": "cache-control", "Content-Encoding": "content-encoding", "Content-Length": "content-length",
+	"Content-Type": "content-type", "Date": "date", "Etag": "etag", "Server": "server",
+	"User-Agent": "user-agent", "Vary": "vary",
 }
 
 // forward copies what may pass from the caller's header.
@@ -90,10 +103,15 @@ func (s stripper) passes(folded string) bool {
 	return true
 }
 
-// connectionNamed gives the fields that Connection makes hop-by-hop.
+// connectionNamed gives the fields that Connection makes hop-by-hop; nil for
+// none.
 func connectionNamed(header http.Header) map[string]bool {
+	values := header["Connection"]
+	if len(values) == 0 {
+		return nil
+	}
 	named := map[string]bool{}
-	for _, value := range header["Connection"] {
+	for _, value := range values {
 		for name := range strings.SplitSeq(value, ",") {
 			named[fold(strings.TrimSpace(name))] = true
 		}
@@ -115,15 +133,14 @@ func trailersAccepted(header http.Header) bool {
 // identify sets who calls, after everything else that a caller could have sent
 // under these names is gone.
 func identify(header http.Header, self spiffeid.ID, caller *peer) {
-	id := caller.svid.ID.String()
-	header[headerXFCC] = []string{"By=" + self.String() + ";Hash=" + caller.hash + ";URI=" + id}
-	header[headerSPIFFEID] = []string{id}
+	header[headerXFCC] = []string{"By=" + self.String() + caller.described}
+	header[headerSPIFFEID] = []string{caller.svid.ID.String()}
 }
 
-// leafHash gives Envoy's Hash of a client certificate.
-func leafHash(der []byte) string {
-	digest := sha256.Sum256(der)
-	return hex.EncodeToString(digest[:])
+// describe gives what Envoy's form says of a caller and its certificate.
+func describe(caller *svid.X509) string {
+	digest := sha256.Sum256(caller.Leaf.Raw)
+	return ";Hash=" + hex.EncodeToString(digest[:]) + ";URI=" + caller.ID.String()
 }
 
 // answer copies an upstream's header for the caller, without what belongs to

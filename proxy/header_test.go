@@ -215,3 +215,12 @@ func TestCredentialEchoAfterUpgrade(t *testing.T) {
 	})
 	t.Run("P-22/twin/upgrade-header", func(t *testing.T) { checkHeader(t, header, "X-Kept", "yes") })
 }
+
+// The names that fold knows are folded as all others are.
+func TestCommonNames(t *testing.T) {
+	for name, folded := range common {
+		if http.CanonicalHeaderKey(name) != name || strings.ToLower(name) != folded || strings.Trim(folded, "abcdefghijklmnopqrstuvwxyz-") != "" {
+			t.Errorf("%q: %q", name, folded)
+		}
+	}
+}

@@ -3,7 +3,6 @@ package proxy
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"io"
 	"log/slog"
@@ -177,12 +176,12 @@ var cipherSuites = []uint16{
 
 func (l *listener) verify(p *peer, state tls.ConnectionState) error {
 	p.under = l.self.current.Load()
-	chain := rawChain(state.PeerCertificates)
-	verified, err := svid.VerifyX509(chain, l.self, svid.X509Options{Now: l.now(), Revoked: l.revoked})
+	chain := state.PeerCertificates
+	verified, err := svid.VerifyParsed(chain, l.self, svid.X509Options{Now: l.now(), Revoked: l.revoked})
 	if err != nil {
 		return err
 	}
-	p.svid, p.chain, p.hash = verified, chain, leafHash(chain[0])
+	p.svid, p.chain, p.described = verified, chain, describe(verified)
 	return nil
 }
 
@@ -192,16 +191,8 @@ func (l *listener) verifyLate(p *peer) error {
 	if l.self.current.Load() == p.under {
 		return nil
 	}
-	_, err := svid.VerifyX509(p.chain, l.self, svid.X509Options{Now: l.now(), Revoked: l.revoked})
+	_, err := svid.VerifyParsed(p.chain, l.self, svid.X509Options{Now: l.now(), Revoked: l.revoked})
 	return err
-}
-
-func rawChain(certs []*x509.Certificate) [][]byte {
-	chain := make([][]byte, len(certs))
-	for i, cert := range certs {
-		chain[i] = cert.Raw
-	}
-	return chain
 }
 
 // refused counts and logs a handshake that failed; anybody can cause any number

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"crypto/tls"
 	"crypto/x509"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -430,7 +431,14 @@ func TestTruncation(t *testing.T) {
 // Slow callers lose their connection, and nobody else's.
 func TestSlowCallers(t *testing.T) {
 	flood := http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		if req.URL.RawQuery != "flood" {
+		switch req.URL.RawQuery {
+		case "quiet": // for longer than the idle time
+			_, _ = io.WriteString(w, "first ")
+			_ = http.NewResponseController(w).Flush()
+			time.Sleep(700 * time.Millisecond)
+			_, _ = io.WriteString(w, "last")
+			return
+		case "":
 			_, _ = io.Copy(w, req.Body)
 			return
 		}
@@ -461,6 +469,25 @@ func TestSlowCallers(t *testing.T) {
 			return len(list) > 0 && list[len(list)-1].End == endClient
 		})
 	})
+	for _, http2 := range []bool{false, true} {
+		client := r.client(http2, cert)
+		t.Run(fmt.Sprintf("P-35/slow-reader-http2-%v/refused", http2), func(t *testing.T) {
+			r := r.as(t)
+			seen := len(r.records())
+			resp, err := client.Get("https://" + r.addr + "/echo/x?flood")
+			must(t, err)
+			defer resp.Body.Close()
+			r.eventually("the reader to be given up", func() bool {
+				list := r.records()
+				return len(list) > seen && list[len(list)-1].End == endClient && list[len(list)-1].Status == 200
+			})
+		})
+		t.Run(fmt.Sprintf("P-35/quiet-answer-http2-%v/twin", http2), func(t *testing.T) {
+			if g := r.as(t).mustDo(client, "GET", "/echo/x?quiet", "", nil); g.body != "first last" {
+				t.Errorf("%q", g.body)
+			}
+		})
+	}
 	t.Run("P-35/twin", func(t *testing.T) {
 		r := r.as(t)
 		conn, err := tls.Dial("tcp", r.addr, tlsClient(cert))

@@ -82,14 +82,14 @@ func (b *rawBody) Read(p []byte) (int, error) {
 // Close does nothing.
 func (b *rawBody) Close() error { return nil }
 
-// readAll reads a body. It takes memory as bytes arrive, not as they are
-// announced, until letGo.
-func (x *exchange) readAll(body io.Reader) ([]byte, error) {
+// readAll reads a body, which ends after most bytes at the latest. It takes memory
+// as bytes arrive, not as they are announced, until letGo.
+func (x *exchange) readAll(body io.Reader, most int64) ([]byte, error) {
 	const first = 16 << 10
 	var raw []byte
 	for {
 		if len(raw) == cap(raw) {
-			more := min(max(first, cap(raw)), int(x.backend.MaxBodyBytes)+1-cap(raw)) // twice as much
+			more := min(max(first, cap(raw)), int(most)+1-cap(raw)) // twice as much
 			if !x.proxy.memory.take(x.peer.svid.ID, int64(more)) {
 				return nil, errMemory
 			}

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"net"
 	"sync"
 	"time"
@@ -14,13 +15,14 @@ import (
 // closing it closes the connection hard.
 type peer struct {
 	net.Conn
-	all *peers
+	all    *peers
+	remote string // address
 
 	// Set in the handshake, before any request; then only read.
 	svid       *svid.X509
-	chain      [][]byte
-	hash       string    // of the leaf
-	under      *snapshot // that the chain was verified with
+	chain      []*x509.Certificate // as presented
+	described  string              // for the upstream, in Envoy's form
+	under      *snapshot           // that the chain was verified with
 	serverName string
 	head       *head.Conn // nil for HTTP/2
 	leaveAt    time.Time  // from here on answers ask the caller to connect anew
@@ -128,7 +130,7 @@ func newPeers() *peers { return &peers{live: map[*peer]struct{}{}} }
 
 // wrap starts keeping track of conn. It counts as live once it is added.
 func (ps *peers) wrap(conn net.Conn) *peer {
-	return &peer{Conn: conn, all: ps, running: map[*exchange]struct{}{}}
+	return &peer{Conn: conn, all: ps, remote: conn.RemoteAddr().String(), running: map[*exchange]struct{}{}}
 }
 
 func (ps *peers) add(p *peer) {
@@ -163,10 +165,15 @@ func (ps *peers) count() int64 {
 // running counts the requests under way.
 func (ps *peers) running() int64 {
 	var n int64
-	for _, p := range ps.list() {
-		p.each(func(*exchange) { n++ })
-	}
+	ps.each(func(*exchange) { n++ })
 	return n
+}
+
+// each calls do for every running request.
+func (ps *peers) each(do func(*exchange)) {
+	for _, p := range ps.list() {
+		p.each(do)
+	}
 }
 
 // shutIf shuts every connection for which why gives a reason.
@@ -180,11 +187,9 @@ func (ps *peers) shutIf(why func(*peer) *refusal) {
 
 // cutIf cuts every running request for which why gives a reason.
 func (ps *peers) cutIf(why func(*exchange) *refusal) {
-	for _, p := range ps.list() {
-		p.each(func(x *exchange) {
-			if refusal := why(x); refusal != nil {
-				x.cut(refusal)
-			}
-		})
-	}
+	ps.each(func(x *exchange) {
+		if refusal := why(x); refusal != nil {
+			x.cut(refusal)
+		}
+	})
 }

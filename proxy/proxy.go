@@ -146,6 +146,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	group.Go(func() error { return p.self.run(failed, p.config.WorkloadAPI) })
 	group.Go(func() error { return p.followPolicies(failed) })
 	group.Go(func() error { return p.serveMetrics(failed) })
+	group.Go(func() error { return p.endStuckWrites(failed) })
 	group.Go(func() error { return p.trail.run() })
 	group.Go(func() error {
 		defer stop() // the rest serves the requests, and ends after them

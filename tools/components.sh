@@ -31,7 +31,6 @@ need openssl openssl
 need swtpm swtpm
 need swtpm_setup swtpm-tools
 need tpm2_quote tpm2-tools
-need haproxy haproxy
 need gnutls-serv gnutls-bin
 need javac default-jdk-headless
 need node nodejs

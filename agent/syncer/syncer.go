@@ -86,10 +86,11 @@ func (s *Syncer) LastWord() time.Time {
 }
 
 // Pauses before the stream is opened again. The first is short because a server
-// that ends a stream does so to say something at the next.
+// that ends a stream does so to say something at the next; the last is how long
+// deletions may wait when the server can be reached again.
 const (
 	firstBackOff = 100 * time.Millisecond
-	maxBackOff   = 30 * time.Second
+	maxBackOff   = 5 * time.Second
 )
 
 // Run follows the server until ctx ends.

@@ -50,7 +50,7 @@ func TestExitStatus(t *testing.T) {
 		want int
 		says string
 	}{
-		"good":             {[]string{"--socket", good}, statusGood, "48 passed, 0 failed, 4 need control, 0 not seen"},
+		"good":             {[]string{"--socket", good}, statusGood, "50 passed, 0 failed, 4 need control, 0 not seen"},
 		"one row":          {[]string{"--socket", good, "--rows", "WLEP-05"}, statusGood, "1 passed"},
 		"a row failed":     {[]string{"--socket", bad}, statusFailed, "SVID 0 has no bundle"},
 		"another row":      {[]string{"--socket", bad, "--rows", "WLEP-05"}, statusGood, "1 passed"},

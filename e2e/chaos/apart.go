@@ -17,17 +17,25 @@ import (
 	"time"
 
 	"github.com/authsec-ai/icp/e2e/icpdev"
+	"github.com/authsec-ai/icp/e2e/stage"
+	"github.com/authsec-ai/icp/e2e/stage/fault"
 )
 
 // apart is icp-server, icp-agent and agentauth-proxy, each a process of its own
 // that may be killed while the others go on. Before the proxy's route stands a
 // small service of this process.
 type apart struct {
+	t        stage.T
 	bin, dir string
+	postgres bool // the server keeps its data there, and not in a file
+	faults   bool // of the links between them
 
 	ports struct{ Server, ServerHealth, AgentAdmin, Proxy, ProxyMetrics string } // host:port each
 	echo  *http.Server
 	parts map[string]*child // by program, those that were started
+
+	store  *postgres             // nil without
+	linked map[Link]*fault.Proxy // none without faults
 }
 
 const (
@@ -44,7 +52,41 @@ const (
 
 func (a *apart) file(name string) string { return filepath.Join(a.dir, name) }
 
-func (a *apart) database() string { return a.file("server/icp.db") }
+func (a *apart) record(ctx context.Context, tenant string) (Record, error) {
+	if a.store != nil {
+		return a.store.record(ctx, tenant)
+	}
+	return ReadRecord(ctx, a.file("server/icp.db"), tenant)
+}
+
+func (a *apart) links() map[Link]*fault.Proxy { return a.linked }
+
+// link puts a proxy into each link.
+func (a *apart) link() {
+	a.linked = map[Link]*fault.Proxy{AgentLink: fault.Start(a.t, a.ports.Server), ProxyLink: fault.Start(a.t, a.ports.Server)}
+	if a.store != nil {
+		a.linked[StoreLink] = fault.Start(a.t, a.store.socket())
+	}
+}
+
+// storeLine says to the server where its data is; nothing for a file of its own.
+func (a *apart) storeLine() string {
+	switch p := a.linked[StoreLink]; {
+	case p != nil:
+		return fmt.Sprintf("store: {postgres: %q}\n", "postgres://icp@"+p.Addr+"/icp?sslmode=disable")
+	case a.store != nil:
+		return fmt.Sprintf("store: {postgres: %q}\n", a.store.dsn("icp", "icp"))
+	}
+	return ""
+}
+
+// serverURL is where one side of a link finds the server.
+func (a *apart) serverURL(over Link) string {
+	if p := a.linked[over]; p != nil {
+		return "https://" + p.Addr
+	}
+	return a.info().ServerURL
+}
 
 func (a *apart) info() icpdev.Info {
 	return icpdev.Info{ServerURL: "https://" + a.ports.Server, ServerCAFile: a.file("server/server-ca.pem"), AdminTokenFile: a.file("tenant.token"),
@@ -89,6 +131,12 @@ func (a *apart) prepare() error {
 	if err != nil {
 		return err
 	}
+	if a.postgres {
+		a.store = startPostgres(a.t, a.file("postgres"))
+	}
+	if a.faults {
+		a.link()
+	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
@@ -120,9 +168,9 @@ func (a *apart) choosePorts() error {
 func (a *apart) configure(upstream string) error {
 	i := a.info()
 	files := map[string]string{
-		server: fmt.Sprintf("listen: %s\ndata_dir: %s\nhealth_listen: %s\n", a.ports.Server, a.file("server"), a.ports.ServerHealth),
+		server: fmt.Sprintf("listen: %s\ndata_dir: %s\nhealth_listen: %s\n%s", a.ports.Server, a.file("server"), a.ports.ServerHealth, a.storeLine()),
 		agent: fmt.Sprintf("socket_path: %s\ndata_dir: %s\nadmin_listen: %s\nnode_name: dev\nserver: {url: %q, ca_file: %s}\njoin_token_file: %s\n",
-			a.file("agent.sock"), a.file("agent"), a.ports.AgentAdmin, i.ServerURL, i.ServerCAFile, a.file("join.token")),
+			a.file("agent.sock"), a.file("agent"), a.ports.AgentAdmin, a.serverURL(AgentLink), i.ServerCAFile, a.file("join.token")),
 		proxy: fmt.Sprintf(`listen: %s
 metrics_listen: %s
 workload_api: %s
@@ -130,7 +178,7 @@ spiffe_id: %s
 audit_file: %s
 policies: {server: %q, server_ca_file: %s, cache_file: %s}
 routes: [{service: echo, path_prefix: /echo, upstream: %q}]
-`, a.ports.Proxy, a.ports.ProxyMetrics, i.AgentSocket, proxyID, a.file("audit.jsonl"), i.ServerURL, i.ServerCAFile, a.file("policies.json"), upstream),
+`, a.ports.Proxy, a.ports.ProxyMetrics, i.AgentSocket, proxyID, a.file("audit.jsonl"), a.serverURL(ProxyLink), i.ServerCAFile, a.file("policies.json"), upstream),
 	}
 	for name, content := range files {
 		if err := os.WriteFile(a.file(name+".yaml"), []byte(content), 0o644); err != nil {

@@ -24,10 +24,16 @@ func TestMain(m *testing.M) {
 }
 
 // TestThreeKills is `make chaos`, short.
-func TestThreeKills(t *testing.T) {
+func TestThreeKills(t *testing.T) { runShort(t, Options{Kills: 3}) }
+
+// TestFaults is `make chaos FLAGS="-faults -postgres"`, short: each link has a fault in
+// the last run, which ends without a kill.
+func TestFaults(t *testing.T) { runShort(t, Options{Apart: true, Postgres: true, Faults: true}) }
+
+func runShort(t *testing.T, o Options) {
 	var log bytes.Buffer
-	o := Options{Bin: filepath.Dir(stage.Program(t, "icp")), Dir: stage.Folder(t), Seed: uint64(time.Now().UnixNano()), Kills: 3,
-		Bound: 5 * time.Second, Limit: 5 * time.Minute, Log: &log}
+	o.Bin, o.Dir, o.Seed = filepath.Dir(stage.Program(t, "icp")), stage.Folder(t), uint64(time.Now().UnixNano())
+	o.Bound, o.Limit, o.Log = 5*time.Second, 5*time.Minute, &log
 	c, err := Run(t.Context(), o)
 	if err != nil {
 		t.Fatalf("seed %d: %v\n%s", o.Seed, err, log.String())

@@ -13,6 +13,7 @@ type Case struct {
 	Bound   time.Duration // within which a change must be seen
 
 	running  []span
+	informed map[Link][]span // when the product ran and the link, and those behind it, had no fault
 	lives    []*life
 	byEntry  map[string]*life
 	sessions []*session
@@ -23,8 +24,11 @@ type Case struct {
 // Bound is the time within which a change must have reached everybody.
 func NewCase(h History, r Record, bound time.Duration) *Case {
 	h = h.closedBy(r)
-	c := &Case{History: h, Record: r, Bound: bound, running: h.running(), lives: h.lives(),
+	c := &Case{History: h, Record: r, Bound: bound, running: h.running(), informed: map[Link][]span{}, lives: h.lives(),
 		byEntry: map[string]*life{}, sessions: h.sessions(), issued: map[string]Issued{}}
+	for _, l := range []Link{AgentLink, ProxyLink} {
+		c.informed[l] = h.calm(c.running, l, StoreLink)
+	}
 	for _, l := range c.lives {
 		if l.id != "" {
 			c.byEntry[l.id] = l
@@ -273,17 +277,24 @@ func (p possession) within(forbidden []span) (time.Time, bool) {
 	return time.Time{}, false
 }
 
-func (c *Case) settledAll(spans []span) []span {
+// heard gives the parts of spans in which whoever is told over the link must
+// have heard of what became so at their beginning.
+func (c *Case) heard(over Link, spans []span) []span {
+	return settledAll(spans, c.informed[over], c.Bound)
+}
+
+func settledAll(spans, calm []span, bound time.Duration) []span {
 	var list []span
 	for _, s := range spans {
-		list = append(list, settled(s, c.running, c.Bound)...)
+		list = append(list, settled(s, calm, bound)...)
 	}
 	return list
 }
 
 // WrongIdentity finds SVIDs that a user's process was served, or let through
 // with, although no entry said so: of an entry that does not exist yet, or is for
-// others.
+// others. No fault and no kill is a reason to serve a user what never was that
+// user's.
 func WrongIdentity(c *Case) (r Result) {
 	for _, p := range c.possessions() {
 		on, known := c.issued[p.Serial]
@@ -296,7 +307,7 @@ func WrongIdentity(c *Case) (r Result) {
 			r.add("user %d was served %s (%s), of an entry that nobody made: %s", p.uid, p.ID, p.what, on.Entry)
 			continue
 		}
-		if at, bad := p.within(c.settledAll(l.during(notOfUser(p.uid)))); bad {
+		if at, bad := p.within(append(l.before(p.uid), c.heard(AgentLink, l.during(notOfUser(p.uid)))...)); bad {
 			r.add("user %d had %s (%s) at %s by %s, which is not for that user", p.uid, p.ID, p.what, clock(at), l.name())
 		}
 	}
@@ -314,7 +325,7 @@ func WrongIdentity(c *Case) (r Result) {
 func (c *Case) callsDuring(pass func(uid int) func(stretch) bool) []Event {
 	var list []Event
 	for _, e := range c.History.of(Call) {
-		if l := c.lifeOf(e.Shown.Serial); l != nil && !e.End.IsZero() && coveredBy(span{e.Start, e.End}, c.settledAll(l.during(pass(e.UID)))) {
+		if l := c.lifeOf(e.Shown.Serial); l != nil && !e.End.IsZero() && coveredBy(span{e.Start, e.End}, c.heard(ProxyLink, l.during(pass(e.UID)))) {
 			list = append(list, e)
 		}
 	}
@@ -322,14 +333,27 @@ func (c *Case) callsDuring(pass func(uid int) func(stretch) bool) []Event {
 }
 
 // AfterDeletion finds SVIDs that were served, or let through by the proxy, when
-// the deletion of their entry had been acknowledged for longer than the bound.
+// the deletion of their entry had been acknowledged for longer than the bound,
+// and those that were signed after it, for which there is no excuse.
 func AfterDeletion(c *Case) (r Result) {
+	for _, i := range c.Record.Issued {
+		l := c.byEntry[i.Entry]
+		if l == nil || i.At.IsZero() {
+			continue
+		}
+		for _, deleted := range l.during(gone) {
+			r.Looked++
+			if i.At.After(deleted.from) && i.At.Before(deleted.end()) {
+				r.add("%s %s was signed at %s; %s was deleted by %s", i.Kind, i.Serial, clock(i.At), l.name(), clock(deleted.from))
+			}
+		}
+	}
 	for _, p := range c.possessions() {
 		l := c.lifeOf(p.Serial)
 		if l == nil {
 			continue
 		}
-		deleted := c.settledAll(l.during(gone))
+		deleted := c.heard(AgentLink, l.during(gone))
 		if len(deleted) > 0 {
 			r.Looked++
 		}
@@ -369,7 +393,7 @@ func MissedChange(c *Case) (r Result) {
 	}
 	for uid, sessions := range byUser {
 		for _, l := range c.lives {
-			for _, due := range c.settledAll(l.during(ofUser(uid))) {
+			for _, due := range c.heard(AgentLink, l.during(ofUser(uid))) {
 				r.Looked++
 				c.checkDue(&r, l, due, uid, sessions, denied[uid])
 			}
@@ -401,13 +425,24 @@ func (c *Case) checkDue(r *Result, l *life, due span, uid int, sessions []*sessi
 	}
 }
 
-// ExpiredServed finds SVIDs that a stream still stood for when they had expired
-// longer than the bound ago.
+// ExpiredServed finds SVIDs that had expired when they were served, for which
+// there is no excuse, and those that a stream still stood for when they had
+// expired longer than the bound ago.
 func ExpiredServed(c *Case) (r Result) {
+	for _, s := range c.sights() {
+		at := s.by.End.Add(-c.Bound) // a message may have waited to be read
+		if s.by.Op == Fetch {
+			at = s.by.Start
+		}
+		r.Looked++
+		if s.NotAfter.Before(at) {
+			r.add("user %d was served %s %s of %s at %s (event %d); it had expired at %s", s.by.UID, s.kind, s.Serial, s.ID, clock(s.by.End), s.by.N, clock(s.NotAfter))
+		}
+	}
 	for _, s := range c.sessions {
 		for _, h := range s.held {
 			r.Looked++
-			for _, expired := range c.settledAll([]span{{from: h.NotAfter}}) {
+			for _, expired := range c.heard(AgentLink, []span{{from: h.NotAfter}}) {
 				if common := h.meets(expired); !common.empty() {
 					r.add("stream %s of user %d stood for %s (%s) at %s; it had expired at %s", s.name, s.uid, h.ID, h.Serial, clock(common.from), clock(h.NotAfter))
 				}
@@ -426,8 +461,12 @@ func LiveRefused(c *Case) (r Result) {
 		if e.Shown == nil || e.End.IsZero() || e.Op == Call && !e.End.Before(e.Shown.NotAfter) {
 			continue // a Fetch names nobody if it is of whatever there is
 		}
+		over := AgentLink
+		if e.Op == Call {
+			over = ProxyLink
+		}
 		l := c.lifeOf(e.Shown.Serial)
-		if l == nil || !coveredBy(span{e.Start, e.End}, c.settledAll(l.during(ofUser(e.UID)))) {
+		if l == nil || !coveredBy(span{e.Start, e.End}, c.heard(over, l.during(ofUser(e.UID)))) {
 			continue
 		}
 		if e.Op == Call && !coveredBy(span{seen[e.Shown.Serial], e.End}, l.during(ofUser(e.UID))) {

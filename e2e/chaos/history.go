@@ -31,6 +31,7 @@ const (
 	Close  Op = "close"  // the end of that stream
 	Fetch  Op = "fetch"  // of JWT-SVIDs
 	Call   Op = "call"   // a request through the proxy
+	Fault  Op = "fault"  // of a link: Start is before it was set, End after it was healed
 )
 
 // Outcome says what is known of an operation.
@@ -63,6 +64,8 @@ type Event struct {
 
 	Token string `json:"token,omitempty"` // id of a join token
 	Node  string `json:"node,omitempty"`  // SPIFFE ID that a node was given
+
+	Link Link `json:"link,omitempty"` // that had a Fault
 
 	Stream  string `json:"stream,omitempty"`
 	Added   []SVID `json:"added,omitempty"`   // what the stream's message has more than the one before

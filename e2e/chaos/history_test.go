@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -76,6 +77,33 @@ func TestSettled(t *testing.T) {
 				if !got[i].from.Equal(c.want[i].from) || !got[i].to.Equal(c.want[i].to) {
 					t.Errorf("got %v, want %v", got, c.want)
 				}
+			}
+		})
+	}
+}
+
+func TestCalm(t *testing.T) {
+	running := []span{{at(10), at(20)}, {at(30), at(40)}}
+	for name, c := range map[string]struct {
+		faults [][2]float64 // of the agent's link
+		want   []span
+	}{
+		"none":               {nil, running},
+		"within":             {[][2]float64{{12, 13}, {15, 16}}, []span{{at(10), at(12)}, {at(13), at(15)}, {at(16), at(20)}, running[1]}},
+		"over a kill":        {[][2]float64{{18, 20.1}}, []span{{at(10), at(18)}, running[1]}},
+		"without an end":     {[][2]float64{{12, 13}, {18, 0}}, []span{{at(10), at(12)}, {at(13), at(18)}, running[1]}},
+		"all the time":       {[][2]float64{{10, 20}}, running[1:]},
+		"while nothing runs": {[][2]float64{{21, 22}}, running},
+	} {
+		t.Run(name, func(t *testing.T) {
+			story := &tale{}
+			story.fault(11, 39, ProxyLink)
+			for _, f := range c.faults {
+				story.fault(f[0], f[1], AgentLink)
+			}
+			got := story.h.calm(running, AgentLink)
+			if fmt.Sprint(got) != fmt.Sprint(c.want) {
+				t.Errorf("got %v, want %v", got, c.want)
 			}
 		})
 	}

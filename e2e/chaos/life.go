@@ -198,5 +198,18 @@ func notOfUser(uid int) func(stretch) bool {
 	return func(s stretch) bool { return !gone(s) && !slices.Contains(s.states, state{true, uid}) }
 }
 
+// before gives the time in which the entry certainly had never been a user's.
+func (l *life) before(uid int) []span {
+	for i, s := range l.stretches {
+		if slices.Contains(s.states, state{true, uid}) {
+			if i == 0 {
+				return nil
+			}
+			return []span{{to: s.from}}
+		}
+	}
+	return []span{{}}
+}
+
 // gone passes while it certainly does not exist any more.
 func gone(s stretch) bool { return s.deleted && s.certain() && !s.states[0].exists }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/authsec-ai/icp/e2e/icpdev"
+	"github.com/authsec-ai/icp/e2e/stage/fault"
 )
 
 // product is what is killed and started again.
@@ -29,8 +30,10 @@ type product interface {
 	ended() <-chan struct{}
 	// failure says which part has ended by itself, "" if none.
 	failure() string
-	// database is the path of the server's.
-	database() string
+	// record reads what the server keeps of a tenant, when it has ended.
+	record(ctx context.Context, tenant string) (Record, error)
+	// links are those that may have faults, from the first start on.
+	links() map[Link]*fault.Proxy
 }
 
 // plane is a product with its history.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
+	"time"
 
 	_ "modernc.org/sqlite" // the driver of the file that is read
 )
@@ -21,11 +22,16 @@ type Record struct {
 // Issued is one row of the issuance record.
 type Issued struct {
 	Serial string
-	Kind   string // "x509", "jwt" or "agent"
-	State  string // "intent", "issued" or "abandoned"
-	Entry  string // id, "" for an agent
-	ID     string // SPIFFE ID
+	Kind   string    // "x509", "jwt" or "agent"
+	State  string    // "intent", "issued" or "abandoned"
+	Entry  string    // id, "" for an agent
+	ID     string    // SPIFFE ID
+	At     time.Time // when the server decided to sign it; zero if that is not known
 }
+
+// backdate is how far the validity of an X.509-SVID begins before that
+// (docs/issuance.md).
+const backdate = 10 * time.Second
 
 // ReadRecord reads the database file of a server that has ended; it changes
 // nothing in it.
@@ -37,15 +43,25 @@ func ReadRecord(ctx context.Context, path, tenant string) (Record, error) {
 	}
 	defer db.Close()
 	var r Record
-	for _, step := range []func(context.Context, *sql.DB, string) error{r.readDamage, r.readIssued, r.readEntries} {
-		if err := step(ctx, db, tenant); err != nil {
-			return Record{}, fmt.Errorf("read %s: %w", path, err)
-		}
+	if err := r.readDamage(ctx, db); err != nil {
+		return Record{}, fmt.Errorf("read %s: %w", path, err)
 	}
-	return r, nil
+	return r, r.read(ctx, db, tenant)
 }
 
-func (r *Record) readDamage(ctx context.Context, db *sql.DB, _ string) error {
+// read reads the database of a server, of either kind.
+func (r *Record) read(ctx context.Context, db *sql.DB, tenant string) error {
+	err := r.readIssued(ctx, db, tenant)
+	if err == nil {
+		err = r.readEntries(ctx, db, tenant)
+	}
+	if err != nil {
+		return fmt.Errorf("read the server's record: %w", err)
+	}
+	return nil
+}
+
+func (r *Record) readDamage(ctx context.Context, db *sql.DB) error {
 	var word string
 	if err := db.QueryRowContext(ctx, `PRAGMA integrity_check(1)`).Scan(&word); err != nil {
 		return err
@@ -57,15 +73,19 @@ func (r *Record) readDamage(ctx context.Context, db *sql.DB, _ string) error {
 }
 
 func (r *Record) readIssued(ctx context.Context, db *sql.DB, tenant string) error {
-	rows, err := db.QueryContext(ctx, `SELECT serial, kind, state, entry_id, spiffe_id FROM issuances WHERE tenant = ?`, tenant)
+	rows, err := db.QueryContext(ctx, `SELECT serial, kind, state, entry_id, spiffe_id, not_before FROM issuances WHERE tenant = $1`, tenant)
 	if err != nil {
 		return err
 	}
 	defer rows.Close()
 	for rows.Next() {
 		var i Issued
-		if err := rows.Scan(&i.Serial, &i.Kind, &i.State, &i.Entry, &i.ID); err != nil {
+		var begin int64 // in microseconds
+		if err := rows.Scan(&i.Serial, &i.Kind, &i.State, &i.Entry, &i.ID, &begin); err != nil {
 			return err
+		}
+		if i.At = time.UnixMicro(begin); i.Kind != "jwt" {
+			i.At = i.At.Add(backdate)
 		}
 		if i.State == "intent" {
 			r.Unclosed++
@@ -76,7 +96,7 @@ func (r *Record) readIssued(ctx context.Context, db *sql.DB, tenant string) erro
 }
 
 func (r *Record) readEntries(ctx context.Context, db *sql.DB, tenant string) error {
-	rows, err := db.QueryContext(ctx, `SELECT id, spec FROM entries WHERE tenant = ?`, tenant)
+	rows, err := db.QueryContext(ctx, `SELECT id, spec FROM entries WHERE tenant = $1`, tenant)
 	if err != nil {
 		return err
 	}

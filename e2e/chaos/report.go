@@ -40,7 +40,7 @@ func (c *Case) summarize(out io.Writer) {
 	unanswered, refused, kills := 0, 0, 0
 	for _, e := range c.History {
 		switch {
-		case e.Op == Kill && e.Detail == sigterm:
+		case e.Op == Kill && e.Detail == sigterm, e.Op == Fault:
 		case e.Op == Kill, e.Op == Start && e.Outcome == Unknown:
 			kills++
 		case e.Outcome == OK:
@@ -51,8 +51,8 @@ func (c *Case) summarize(out io.Writer) {
 			refused++
 		}
 	}
-	fmt.Fprintf(out, "%d kills; %d entries created, %d changed, %d deleted, %d changes refused; %d nodes let in; %d credentials seen, %d on record, %d of them without their end; %d requests allowed by the proxy; %d operations without an answer\n",
-		kills, count[Create], count[Update], count[Delete], refused, count[Spend], DuplicateSerial(c).Looked, len(c.Record.Issued), c.Record.Unclosed, count[Call], unanswered)
+	fmt.Fprintf(out, "%d kills, %d faults; %d entries created, %d changed, %d deleted, %d changes refused; %d nodes let in; %d credentials seen, %d on record, %d of them without their end; %d requests allowed by the proxy; %d operations without an answer\n",
+		kills, len(c.History.of(Fault)), count[Create], count[Update], count[Delete], refused, count[Spend], DuplicateSerial(c).Looked, len(c.Record.Issued), c.Record.Unclosed, count[Call], unanswered)
 	took := c.Latencies()
 	if len(took) == 0 {
 		return

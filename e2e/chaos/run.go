@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
+
+	"github.com/authsec-ai/icp/e2e/stage"
 )
 
 // Options of Run.
@@ -18,26 +20,33 @@ type Options struct {
 	Bin string // folder of the programs
 	// Apart kills icp-server, icp-agent and agentauth-proxy one by one, instead
 	// of icp dev; of a new run.
-	Apart bool
-	Dir   string        // keeps everything; a run that was interrupted goes on from it
-	Seed  uint64        // of a new run
-	Kills int           // in all, over interruptions
-	Bound time.Duration // within which a change must be seen; of a new run
-	Limit time.Duration // after which no further start begins
-	Log   io.Writer     // a line for each start
+	Apart    bool
+	Postgres bool          // keeps the server's data, if it is apart; of a new run
+	Faults   bool          // of the links between what is apart; of a new run
+	Dir      string        // keeps everything; a run that was interrupted goes on from it
+	Seed     uint64        // of a new run
+	Kills    int           // in all, over interruptions
+	Bound    time.Duration // within which a change must be seen; of a new run
+	Limit    time.Duration // after which no further start begins
+	Log      io.Writer     // a line for each start, fault and kill
 }
 
 // ErrUnfinished says that a run ended before all kills were done; Run with the
 // same folder goes on.
 var ErrUnfinished = errors.New("the run is not finished")
 
+// ProgressFile is in the folder of every run.
+const ProgressFile = "progress.json"
+
 // progress is what a run keeps of itself beside the history.
 type progress struct {
-	Seed   uint64        `json:"seed"`
-	Apart  bool          `json:"apart"`
-	Bound  time.Duration `json:"bound"`
-	Done   int           `json:"done"`   // kills
-	Starts int           `json:"starts"` // in every name, so that none comes twice
+	Seed     uint64        `json:"seed"`
+	Apart    bool          `json:"apart"`
+	Postgres bool          `json:"postgres"`
+	Faults   bool          `json:"faults"`
+	Bound    time.Duration `json:"bound"`
+	Done     int           `json:"done"`   // kills
+	Starts   int           `json:"starts"` // in every name, so that none comes twice
 }
 
 // runner is one run.
@@ -55,8 +64,14 @@ type runner struct {
 //
 // The observers are processes of the calling program: it must call Observe when
 // its first argument is ObserverCommand.
-func Run(ctx context.Context, o Options) (*Case, error) {
-	r, err := open(o)
+func Run(ctx context.Context, o Options) (c *Case, err error) {
+	failed := stage.Run(ctx, func(s *stage.Session) { c, err = run(s, o) })
+	return c, errors.Join(err, failed)
+}
+
+func run(t stage.T, o Options) (*Case, error) {
+	ctx := t.Context()
+	r, err := open(t, o)
 	if err != nil {
 		return nil, err
 	}
@@ -76,19 +91,24 @@ func Run(ctx context.Context, o Options) (*Case, error) {
 }
 
 // open continues the run of the folder, or begins one.
-func open(o Options) (*runner, error) {
-	r := &runner{Options: o, progress: progress{Seed: o.Seed, Apart: o.Apart, Bound: o.Bound}, deadline: time.Now().Add(o.Limit)}
+func open(t stage.T, o Options) (*runner, error) {
+	r := &runner{Options: o, deadline: time.Now().Add(o.Limit)}
+	r.progress = progress{Seed: o.Seed, Apart: o.Apart, Postgres: o.Postgres, Faults: o.Faults, Bound: o.Bound}
 	if err := r.load(); err != nil {
 		return nil, err
 	}
-	r.Seed, r.Apart, r.Bound = r.progress.Seed, r.progress.Apart, r.progress.Bound
+	p := r.progress
+	r.Seed, r.Apart, r.Postgres, r.Faults, r.Bound = p.Seed, p.Apart, p.Postgres, p.Faults, p.Bound
+	if !r.Apart && (r.Faults || r.Postgres) {
+		return nil, errors.New("icp dev has neither links nor PostgreSQL: run the programs apart")
+	}
 	recorder, err := OpenRecorder(r.file("history.jsonl"))
 	if err != nil {
 		return nil, err
 	}
 	r.plane = &plane{recorder: recorder, product: &whole{binary: filepath.Join(o.Bin, "icp"), dir: r.file("dev")}, watched: users()}
 	if r.Apart {
-		r.plane.product = &apart{bin: o.Bin, dir: r.file("apart")}
+		r.plane.product = &apart{t: t, bin: o.Bin, dir: r.file("apart"), postgres: r.Postgres, faults: r.Faults}
 	}
 	return r, r.closeInterrupted()
 }
@@ -105,7 +125,7 @@ func users() []int {
 func (r *runner) file(name string) string { return filepath.Join(r.Dir, name) }
 
 func (r *runner) load() error {
-	raw, err := os.ReadFile(r.file("progress.json"))
+	raw, err := os.ReadFile(r.file(ProgressFile))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return r.save()
@@ -113,7 +133,7 @@ func (r *runner) load() error {
 		return err
 	}
 	if err := json.Unmarshal(raw, &r.progress); err != nil {
-		return fmt.Errorf("read %s: %w", r.file("progress.json"), err)
+		return fmt.Errorf("read %s: %w", r.file(ProgressFile), err)
 	}
 	return nil
 }
@@ -126,7 +146,7 @@ func (r *runner) save() error {
 	if err := os.WriteFile(r.file("progress.new"), raw, 0o644); err != nil {
 		return fmt.Errorf("keep the progress: %w", err)
 	}
-	return os.Rename(r.file("progress.new"), r.file("progress.json"))
+	return os.Rename(r.file("progress.new"), r.file(ProgressFile))
 }
 
 // closeInterrupted notes that the product ended with a harness that was killed:
@@ -156,27 +176,20 @@ func (r *runner) run(ctx context.Context) error {
 	return r.untilQuiet(ctx)
 }
 
-// untilKilled starts the product, puts load on it, and kills it at a moment
-// that the seed chooses: while it starts, soon after, or well into its work.
+// untilKilled has one turn.
 func (r *runner) untilKilled(ctx context.Context) error {
-	rng := rand.New(rand.NewPCG(r.Seed, uint64(r.progress.Done)))
-	stillborn, life := time.Duration(0), 200*time.Millisecond+upTo(rng, 2*time.Second)
-	switch dice := rng.IntN(10); {
-	case dice == 0 && r.progress.Done > 0:
-		stillborn = 20*time.Millisecond + upTo(rng, 600*time.Millisecond)
-	case dice >= 4:
-		life = r.Bound + time.Second + upTo(rng, 16*time.Second)
-	}
-	entries, err := r.begin(ctx, stillborn)
+	rng := r.killRng()
+	t := r.turn(rng)
+	entries, err := r.begin(ctx, t.stillborn)
 	if errors.Is(err, errStillborn) {
-		fmt.Fprintf(r.Log, "kill %d of %d: %s after its start began\n", r.progress.Done+1, r.Kills, stillborn.Round(time.Millisecond))
+		fmt.Fprintf(r.Log, "kill %d of %d: %s after its start began\n", r.progress.Done+1, r.Kills, t.stillborn.Round(time.Millisecond))
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(r.Log, "kill %d of %d: %s after it was ready, with %d entries\n", r.progress.Done+1, r.Kills, life.Round(time.Millisecond), len(entries))
-	return r.underLoad(ctx, entries, life, func() { fmt.Fprintf(r.Log, "  killed %s\n", r.plane.kill(rng)) })
+	fmt.Fprintf(r.Log, "kill %d of %d: %s after it was ready, with %d entries\n", r.progress.Done+1, r.Kills, t.life.Round(time.Millisecond), len(entries))
+	return r.underLoad(ctx, entries, t.life, t.outages, func() { fmt.Fprintf(r.Log, "  killed %s\n", r.plane.kill(rng)) })
 }
 
 // begin starts the product and looks at what it kept.
@@ -201,16 +214,18 @@ func (r *runner) begin(ctx context.Context, stillborn time.Duration) ([]listedEn
 	return entries, err
 }
 
-// underLoad has everybody ask for a time, calls end, and waits for them.
-func (r *runner) underLoad(ctx context.Context, entries []listedEntry, life time.Duration, end func()) error {
+// underLoad has everybody ask for a time, with faults, calls end, and waits for
+// them.
+func (r *runner) underLoad(ctx context.Context, entries []listedEntry, life time.Duration, faults []outage, end func()) error {
 	asking, stop := context.WithCancel(ctx)
 	defer stop()
-	done := make(chan struct{})
+	for _, o := range faults {
+		fmt.Fprintf(r.Log, "  %s\n", o)
+	}
+	var group sync.WaitGroup
 	work := &load{plane: r.plane, cycle: r.progress.Starts, kept: &r.kept}
-	go func() {
-		defer close(done)
-		work.run(asking, r.Seed, entries)
-	}()
+	group.Go(func() { work.run(asking, r.Seed, entries) })
+	group.Go(func() { r.plane.suffer(asking, faults) })
 	select {
 	case <-ctx.Done():
 	case <-r.plane.product.ended():
@@ -218,12 +233,15 @@ func (r *runner) underLoad(ctx context.Context, entries []listedEntry, life time
 	}
 	end()
 	stop()
-	<-done
+	group.Wait()
 	if ctx.Err() != nil {
 		return ErrUnfinished
 	}
 	return nil
 }
+
+// faulty is the time in which the last run has its faults.
+const faulty = 6 * time.Second
 
 // untilQuiet has a last run end as an operator would end it, when everything
 // has had the time to be seen.
@@ -233,13 +251,18 @@ func (r *runner) untilQuiet(ctx context.Context) error {
 		return err
 	}
 	fmt.Fprintf(r.Log, "after %d kills: %d entries\n", r.progress.Done, len(entries))
-	if err := r.underLoad(ctx, entries, r.Bound, func() {}); err != nil {
+	life, faults := r.Bound, r.outages(faulty)
+	if r.Faults {
+		life = max(life, faulty)
+	}
+	for i, o := range faults {
+		faults[i].length = min(o.length, faulty-o.from)
+	}
+	if err := r.underLoad(ctx, entries, life, faults, func() {}); err != nil {
 		return err
 	}
-	select {
-	case <-ctx.Done():
+	if !wait(ctx, r.Bound+2*time.Second) {
 		return ErrUnfinished
-	case <-time.After(r.Bound + time.Second):
 	}
 	r.plane.stop()
 	return nil
@@ -280,7 +303,7 @@ func (r *runner) judge(ctx context.Context) (*Case, error) {
 	if err != nil {
 		return nil, err
 	}
-	record, err := ReadRecord(ctx, r.plane.product.database(), tenant)
+	record, err := r.plane.product.record(ctx, tenant)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,9 @@
 package chaos
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // span is the time from From to To; a zero To means that it has not ended.
 type span struct{ from, to time.Time }
@@ -50,11 +53,48 @@ func (h History) running() []span {
 	return list
 }
 
+// calm gives the parts of running in which none of the links had a fault. A
+// fault whose end nobody noted ended with the product.
+func (h History) calm(running []span, links ...Link) []span {
+	calm := running
+	for _, e := range h.of(Fault) {
+		if !slices.Contains(links, e.Link) {
+			continue
+		}
+		for _, up := range running {
+			if e.End.IsZero() && !up.meets(span{from: e.Start}).empty() {
+				e.End = up.to
+			}
+		}
+		calm = less(calm, span{e.Start, e.End})
+	}
+	return calm
+}
+
+// less gives what of the list lies outside of the hole.
+func less(list []span, hole span) []span {
+	var rest []span
+	for _, s := range list {
+		common := s.meets(hole)
+		if common.empty() {
+			rest = append(rest, s)
+			continue
+		}
+		for _, part := range []span{{s.from, common.from}, {common.to, s.to}} {
+			if !part.empty() {
+				rest = append(rest, part)
+			}
+		}
+	}
+	return rest
+}
+
 // settled gives the parts of s in which something that became so at its start
-// must be seen by everybody: bound after that, and bound after each start.
-func settled(s span, running []span, bound time.Duration) []span {
+// must be seen by everybody: bound after that, and bound after the start of each
+// calm span.
+func settled(s span, calm []span, bound time.Duration) []span {
 	var list []span
-	for _, up := range running {
+	for _, up := range calm {
 		common := s.meets(up)
 		common.from = common.from.Add(bound)
 		if !common.empty() {

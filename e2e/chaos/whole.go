@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 
 	"github.com/authsec-ai/icp/e2e/icpdev"
+	"github.com/authsec-ai/icp/e2e/stage/fault"
 )
 
 // whole is `icp dev`: one process.
@@ -53,4 +54,9 @@ func (w *whole) failure() string {
 	}
 }
 
-func (w *whole) database() string { return filepath.Join(w.dir, "icp.db") }
+func (w *whole) record(ctx context.Context, tenant string) (Record, error) {
+	return ReadRecord(ctx, filepath.Join(w.dir, "icp.db"), tenant)
+}
+
+// links: what the parts say to each other stays inside.
+func (w *whole) links() map[Link]*fault.Proxy { return nil }

@@ -100,6 +100,60 @@ func TestMachineOutside(t *testing.T) {
 	}
 }
 
+// TestMachineEnds checks that a machine ends with its test and takes with it what
+// runs in it, and that nothing of it stays open in this program.
+func TestMachineEnds(t *testing.T) {
+	stage.Output(t, exec.Command("true")) // starts what stays: the keeper
+	before := openFiles(t)
+	var name string
+	err := stage.Run(t.Context(), func(s *stage.Session) {
+		m := stage.NewMachine(s, stage.CgroupsHost)
+		name = m.Name
+		m.Output(s, exec.Command("setsid", "--fork", "sleep", "600"))
+		if err := sees(stage.RunID(), ": sleep 600"); err != nil {
+			t.Error(err)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	left, err := stage.Left(stage.RunID())
+	if all := strings.Join(left, "\n"); err != nil || strings.Contains(all, name) || strings.Contains(all, "process ") {
+		t.Errorf("after the end there is, %v:\n%s", err, all)
+	}
+	stage.Eventually(t, time.Minute, func() error { // pipes end a moment after their processes
+		if after := openFiles(t); len(after) > len(before) {
+			return fmt.Errorf("open are %v, before %v", after, before)
+		}
+		return nil
+	})
+}
+
+func openFiles(t *testing.T) []string {
+	t.Helper()
+	files, err := filepath.Glob("/proc/self/fd/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
+
+// TestMachineBuries checks that a machine's first process takes away those who
+// have ended after their parents.
+func TestMachineBuries(t *testing.T) {
+	m := stage.NewMachine(t, stage.CgroupsHost)
+	var orphan int
+	if _, err := fmt.Sscan(m.Output(t, exec.Command("sh", "-c", "sleep 600 & echo $!")), &orphan); err != nil {
+		t.Fatal(err)
+	}
+	stage.Eventually(t, time.Minute, func() error {
+		if outside := m.Outside(orphan); outside != 0 {
+			return fmt.Errorf("process %d, outside %d, is still there", orphan, outside)
+		}
+		return nil
+	})
+}
+
 func TestMachineNetwork(t *testing.T) {
 	m := stage.NewMachine(t, stage.CgroupsHost)
 	l, err := m.Listen("tcp", "127.0.0.1:0")

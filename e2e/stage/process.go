@@ -240,21 +240,12 @@ func (p *Process) Await(limit time.Duration, check func() error) error {
 // FreePort gives a loopback TCP port that was free a moment ago.
 func FreePort(t T) int {
 	t.Helper()
-	port, err := UnusedPort()
-	if err != nil {
-		t.Fatalf("%v", err)
-	}
-	return port
-}
-
-// UnusedPort is FreePort for programs that are no tests.
-func UnusedPort() (int, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		return 0, fmt.Errorf("find a free port: %w", err)
+		t.Fatalf("find a free port: %v", err)
 	}
 	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
+	return l.Addr().(*net.TCPAddr).Port
 }
 
 // Dial reports whether something accepts connections at addr.
@@ -281,6 +272,9 @@ func Find(t T, variable, program string, places ...string) string {
 // PATH, then the other places. The error names what to install.
 func Locate(variable, program string, places ...string) (string, error) {
 	if path := os.Getenv(variable); path != "" {
+		if _, err := os.Stat(path); err != nil {
+			return "", fmt.Errorf("%s: %w; run 'make deps' or 'make components', and leave it unset", variable, err)
+		}
 		return path, nil
 	}
 	if path, err := exec.LookPath(program); err == nil {

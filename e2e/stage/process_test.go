@@ -152,9 +152,14 @@ func TestLocate(t *testing.T) {
 	if path, err := stage.Locate(variable, "sh", place); filepath.Base(path) != "sh" || err != nil {
 		t.Errorf("on the PATH: %q, %v", path, err)
 	}
-	t.Setenv(variable, "/said")
-	if path, err := stage.Locate(variable, "sh", place); path != "/said" || err != nil {
+	t.Setenv(variable, place)
+	if path, err := stage.Locate(variable, "sh"); path != place || err != nil {
 		t.Errorf("by the variable: %q, %v", path, err)
+	}
+	t.Setenv(variable, "/nowhere/sh")
+	want := variable + ": stat /nowhere/sh: no such file or directory; run 'make deps'"
+	if path, err := stage.Locate(variable, "sh", place); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("by a wrong variable: %q, %v; want an error with %q", path, err, want)
 	}
 }
 

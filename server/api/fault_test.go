@@ -37,6 +37,11 @@ func (f *faulty) TenantByTrustDomain(ctx context.Context, td string) (store.Tena
 	return t, errors.Join(err, f.fault("TenantByTrustDomain"))
 }
 
+func (f *faulty) Tenant(ctx context.Context, id string) (store.Tenant, error) {
+	t, err := f.Store.Tenant(ctx, id)
+	return t, errors.Join(err, f.fault("Tenant"))
+}
+
 func (f *faulty) Node(ctx context.Context, tenant, id string) (identity.Node, error) {
 	n, err := f.Store.Node(ctx, tenant, id)
 	return n, errors.Join(err, f.fault("Node"))
@@ -84,6 +89,7 @@ func TestFaultsDeny(t *testing.T) {
 	f.broken.Store("")
 	a := w.newTenant("acme")
 	n := a.attest("n1")
+	stranger := a.attest("n3") // has not called yet
 	proxy := a.workload(n, "/gw", []string{"llm"})
 	join := a.joinToken(nil)
 	attest := doc(wire.AttestRequest{Method: "join_token", Token: join, NodeID: "n2", CSR: newCSR(t, newKey(t))})
@@ -95,7 +101,9 @@ func TestFaultsDeny(t *testing.T) {
 		body         string
 	}{
 		{"APITokenByHash", a.admin, "GET", "/api/v1/workloads", ""},
-		{"TenantByTrustDomain", n.client, "POST", wire.PathSign, `{"items": [{}]}`},
+		{"TenantByTrustDomain", stranger.client, "POST", wire.PathSign, `{"items": [{}]}`},
+		{"Tenant", stranger.client, "POST", wire.PathSign, `{"items": [{}]}`},
+		{"Tenant", n.client, "POST", wire.PathSign, `{"items": [{}]}`},
 		{"Node", n.client, "POST", wire.PathSign, `{"items": [{}]}`},
 		{"Node", n.client, "POST", wire.PathRenew, renew},
 		{"TenantByTrustDomain", proxy, "GET", wire.PathGateway, ""},
@@ -107,6 +115,7 @@ func TestFaultsDeny(t *testing.T) {
 		{"RenewNode", n.client, "POST", wire.PathRenew, renew},
 	} {
 		t.Run("T-18/"+c.broken+" "+c.path, func(t *testing.T) {
+			w.clock.Advance(2 * time.Second) // past what the CA remembers of a tenant
 			f.broken.Store(c.broken)
 			defer f.broken.Store("")
 			got := c.from.do(c.method, c.path, c.body)

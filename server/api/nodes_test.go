@@ -2,10 +2,12 @@ package api_test
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
 	"net/http"
+	"path"
 	"strings"
 	"sync"
 	"testing"
@@ -121,6 +123,45 @@ func TestAgentIdentity(t *testing.T) {
 			n.use(got)
 		}
 	})
+}
+
+// TestNextCall is about what changes while an agent is connected and has called
+// before: its very next call sees it.
+func TestNextCall(t *testing.T) {
+	w := newWorld(t)
+	a := w.newTenant("acme")
+	for name, change := range map[string]func(n *node, e identity.Entry){
+		"T-27/node banned": func(n *node, _ identity.Entry) {
+			a.admin.do("POST", "/api/v1/agents/"+path.Base(n.id)+"/ban", "").want(t, 204, nil)
+		},
+		"T-27/node deleted": func(n *node, _ identity.Entry) {
+			a.admin.do("DELETE", "/api/v1/agents/"+path.Base(n.id), "").want(t, 204, nil)
+		},
+		"NA-10/its SVID replaced": func(n *node, _ identity.Entry) {
+			n.renew().want(t, 200, nil)
+		},
+		"its SVID expired": func(*node, identity.Entry) { w.clock.Advance(time.Hour + time.Second) },
+		"T-18/entry deleted": func(_ *node, e identity.Entry) {
+			a.admin.do("DELETE", "/api/v1/workloads/"+e.ID, "").want(t, 204, nil)
+		},
+		"T-18/entry changed": func(_ *node, e identity.Entry) {
+			a.admin.do("PATCH", "/api/v1/workloads/"+e.ID, `{"ttl": "10m"}`).want(t, 200, nil)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := a.attest("next-" + strings.ToLower(rand.Text()))
+			e := a.entry(path.Base(n.id), "/"+strings.ToLower(rand.Text()), nil)
+			for range 2 {
+				if _, _, err := n.svidOrRefusal(e); err != nil {
+					t.Fatal("twin: before the change: ", err)
+				}
+			}
+			change(n, e)
+			if _, _, err := n.svidOrRefusal(e); err == nil {
+				t.Error("the next call was signed")
+			}
+		})
+	}
 }
 
 // TestComeBack is about agents that were away.

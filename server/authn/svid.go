@@ -54,13 +54,15 @@ func (a *Authenticator) ReturningAgent(ctx context.Context, chain []*x509.Certif
 // agentNow verifies chain as of now; what a chain has proved before with the
 // same anchors is not computed again.
 func (a *Authenticator) agentNow(ctx context.Context, chain []*x509.Certificate) (Principal, error) {
-	now, key, anchors := a.now(), keyOf(chain), a.nodeAnchors(ctx)
+	now, key := a.now(), keyOf(chain)
 	if before, ok := a.verified.get(key); ok {
-		bundle, err := anchors.GetX509BundleForTrustDomain(before.proved.SPIFFEID.TrustDomain())
-		if err == nil && anchors.tenant.ID == before.proved.Tenant && before.holds(bundle, now) {
+		// The bundle says which trust domain is the tenant's, so that need not be asked first.
+		bundle, err := a.bundles.NodeAnchors(ctx, before.proved.Tenant)
+		if err == nil && before.holds(bundle, now) {
 			return before.proved, nil
 		}
 	}
+	anchors := a.nodeAnchors(ctx)
 	p, err := verify(Agent, "agent", chain, anchors, now)
 	if err == nil {
 		a.verified.put(key, newVerification(chain, anchors.found, p, now))

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/bundle/spiffebundle"
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/authsec-ai/icp/identity"
 	"github.com/authsec-ai/icp/server/store"
@@ -69,14 +70,18 @@ func publish(bundle *spiffebundle.Bundle, row store.Authority) error {
 }
 
 // NodeAnchors gives what the server trusts when an agent of the tenant calls.
-// No one else gets it, and it is at most viewAge old.
+// No one else gets it, and it is at most viewAge old. The caller must not change it.
 func (c *CA) NodeAnchors(ctx context.Context, tenant string) (*x509bundle.Bundle, error) {
 	v, err := c.look(ctx, tenant)
 	if err != nil {
 		return nil, err
 	}
-	bundle := x509bundle.New(v.domain)
-	for _, row := range v.authorities {
+	return v.nodeAnchors()
+}
+
+func nodeAnchors(domain spiffeid.TrustDomain, authorities []store.Authority) (*x509bundle.Bundle, error) {
+	bundle := x509bundle.New(domain)
+	for _, row := range authorities {
 		if row.Purpose != store.NodeAnchor {
 			continue
 		}

@@ -8,9 +8,11 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/authsec-ai/icp/identity"
@@ -37,6 +39,7 @@ type view struct {
 	authorities []store.Authority     // not expired, newest first
 	signers     map[string]*authority // unwrapped so far, by id
 	stuck       bool                  // replacing an authority failed on this view; the next one tries again
+	nodeAnchors func() (*x509bundle.Bundle, error)
 }
 
 func (c *CA) realm(tenant string) *realm {
@@ -128,7 +131,8 @@ func (c *CA) read(ctx context.Context, tenant string) (*view, error) {
 		return nil, err
 	}
 	rows = slices.DeleteFunc(rows, func(a store.Authority) bool { return !now.Before(a.ExpiresAt) })
-	return &view{read: now, tenant: t, domain: domain, authorities: rows, signers: map[string]*authority{}}, nil
+	return &view{read: now, tenant: t, domain: domain, authorities: rows, signers: map[string]*authority{},
+		nodeAnchors: sync.OnceValues(func() (*x509bundle.Bundle, error) { return nodeAnchors(domain, rows) })}, nil
 }
 
 // isAuthorityKey reports whether the SHA-256 of a public key is that of one of

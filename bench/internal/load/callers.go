@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -33,6 +34,10 @@ func newCallers(cfg Config) ([]caller, error) {
 			callers = append(callers, &connCaller{cfg: cfg, tls: secure})
 		case Handshake:
 			callers = append(callers, &connCaller{cfg: cfg, tls: secure, onlyOnce: true})
+		case Resumed:
+			own := secure.Clone()
+			own.ClientSessionCache = tls.NewLRUClientSessionCache(1)
+			callers = append(callers, &connCaller{cfg: cfg, tls: own, onlyOnce: true})
 		case HTTP2:
 			callers = append(callers, streamCallers(cfg, secure)...)
 		default:
@@ -43,7 +48,7 @@ func newCallers(cfg Config) ([]caller, error) {
 }
 
 // tlsConfig offers one key exchange, so that all gateways do the same work, and
-// never resumes a session.
+// keeps no session to resume.
 func tlsConfig(cfg Config, protocol string) (*tls.Config, error) {
 	gateway, err := spiffeid.FromString(cfg.GatewayID)
 	if err != nil {
@@ -69,6 +74,7 @@ type connCaller struct {
 	cfg      Config
 	tls      *tls.Config
 	onlyOnce bool // a new connection for each request
+	warmed   bool // there is a session to resume, if there is a cache
 
 	conn   net.Conn
 	reader *bufio.Reader
@@ -76,6 +82,7 @@ type connCaller struct {
 
 func (c *connCaller) warm(ctx context.Context) error {
 	_, err := c.exchange(ctx, http.MethodGet, c.cfg.WarmPath, "")
+	c.warmed = true
 	return err
 }
 
@@ -95,13 +102,8 @@ func (c *connCaller) close() {
 }
 
 func (c *connCaller) exchange(ctx context.Context, method, path, body string) (int, error) {
-	if c.conn == nil {
-		dialer := tls.Dialer{Config: c.tls}
-		conn, err := dialer.DialContext(ctx, "tcp", c.cfg.Gateway)
-		if err != nil {
-			return 0, err
-		}
-		c.conn, c.reader = conn, bufio.NewReader(conn)
+	if err := c.connect(ctx); err != nil {
+		return 0, err
 	}
 	if c.onlyOnce {
 		defer c.close()
@@ -114,6 +116,22 @@ func (c *connCaller) exchange(ctx context.Context, method, path, body string) (i
 		return 0, err
 	}
 	return count(resp)
+}
+
+func (c *connCaller) connect(ctx context.Context) error {
+	if c.conn != nil {
+		return nil
+	}
+	dialer := tls.Dialer{Config: c.tls}
+	conn, err := dialer.DialContext(ctx, "tcp", c.cfg.Gateway)
+	if err != nil {
+		return err
+	}
+	if resume := c.tls.ClientSessionCache != nil; resume && c.warmed && !conn.(*tls.Conn).ConnectionState().DidResume {
+		return errors.Join(errors.New("the gateway does not resume the session"), conn.Close())
+	}
+	c.conn, c.reader = conn, bufio.NewReader(conn)
+	return nil
 }
 
 func request(host, method, path, body string) []byte {
@@ -156,7 +174,7 @@ type streamCaller struct {
 
 func streamCallers(cfg Config, secure *tls.Config) []caller {
 	client := &http.Client{Transport: &http.Transport{
-		TLSClientConfig: secure, ForceAttemptHTTP2: true, MaxConnsPerHost: 1,
+		TLSClientConfig: secure.Clone(), ForceAttemptHTTP2: true, MaxConnsPerHost: 1,
 	}}
 	callers := make([]caller, cfg.Streams)
 	for i := range callers {

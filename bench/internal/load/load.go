@@ -1,7 +1,7 @@
-// Package load is a closed-loop load generator for gateways: a fixed number of
-// callers, each of which sends its next request when the last is answered. It
-// runs in a process of its own and reads the CPU time of the process under test
-// around the measured part.
+// Package load is a load generator for gateways: a fixed number of callers, each
+// of which sends its next request when the last is answered or, at a fixed rate,
+// when it is due. It runs in a process of its own and reads the CPU time of the
+// process under test around the measured part.
 package load
 
 import (
@@ -17,6 +17,7 @@ const (
 	HTTP1     = "http1"     // one request after the other on each connection
 	HTTP2     = "http2"     // Streams callers share each connection
 	Handshake = "handshake" // full handshake, one request, connection closed
+	Resumed   = "resumed"   // the same with the session of the connection before
 	SSE       = "sse"       // one stream of server-sent events on each connection, once
 )
 
@@ -32,8 +33,9 @@ type Config struct {
 	Path        string        `json:"path"`     // with the query
 	Body        string        `json:"body"`     // "" for GET, else it is sent by POST
 	WarmPath    string        `json:"warm"`     // answered before the measured part, by GET
-	Connections int           `json:"conns"`    // HTTP/2: each with Streams callers; Handshake: callers
+	Connections int           `json:"conns"`    // HTTP/2: each with Streams callers; Handshake, Resumed: callers
 	Streams     int           `json:"streams"`  // HTTP2 only
+	Rate        int           `json:"rate"`     // requests per second; 0 is as many as are answered
 	Duration    time.Duration `json:"duration"` // of the measured part; 0 for SSE
 }
 
@@ -62,6 +64,6 @@ func Run(ctx context.Context, cfg Config) (meter.Result, error) {
 	if err := meter.Together(len(callers), func(i int) error { return callers[i].warm(ctx) }); err != nil {
 		return meter.Result{}, fmt.Errorf("first requests: %w", err)
 	}
-	return meter.Loop{PID: cfg.PID, Callers: len(callers), Span: cfg.Duration,
+	return meter.Loop{PID: cfg.PID, Callers: len(callers), Rate: cfg.Rate, Span: cfg.Duration,
 		Call: func(i int) (int, error) { return callers[i].call(ctx) }}.Run()
 }

@@ -7,12 +7,13 @@ import (
 	"time"
 )
 
-// Loop is a closed loop: each caller makes its next call when the last has
-// returned.
+// Loop is callers who each make their next call when the last has returned or,
+// at a fixed rate, when it is due, whichever is later.
 type Loop struct {
 	PID     int           // of the process under test
 	Callers int           // at the same time
 	Span    time.Duration // calls begin until then, after a quarter of it unmeasured; 0 means one call of each caller
+	Rate    int           // calls per second of all callers together; 0 is as many as can be
 	// Call makes one call as one of the callers, from 0, and gives the number
 	// of operations in it.
 	Call func(caller int) (operations int, err error)
@@ -23,7 +24,7 @@ type Result struct {
 	Operations int           `json:"operations"`
 	Elapsed    time.Duration `json:"elapsed"`
 	CPU        time.Duration `json:"cpu"` // of the process under test
-	P50        time.Duration `json:"p50"` // of one call
+	P50        time.Duration `json:"p50"` // of one call; at a fixed rate, from when it was due
 	P99        time.Duration `json:"p99"`
 }
 
@@ -52,7 +53,7 @@ func (l Loop) during(span time.Duration) (Result, error) {
 		return Result{}, err
 	}
 	start := time.Now()
-	err = Together(l.Callers, func(i int) error { return l.repeat(i, &tallies[i], start.Add(span)) })
+	err = Together(l.Callers, func(i int) error { return l.repeat(i, &tallies[i], start, start.Add(span)) })
 	if err != nil {
 		return Result{}, err
 	}
@@ -64,19 +65,31 @@ func (l Loop) during(span time.Duration) (Result, error) {
 	return sum(tallies, elapsed, after-before)
 }
 
-func (l Loop) repeat(caller int, t *tally, end time.Time) error {
-	for {
-		start := time.Now()
+func (l Loop) repeat(caller int, t *tally, start, end time.Time) error {
+	for call := 0; ; call++ {
+		begin := l.await(caller, call, start)
 		n, err := l.Call(caller)
 		if err != nil {
 			return err
 		}
 		t.operations += n
-		t.latencies = append(t.latencies, time.Since(start))
+		t.latencies = append(t.latencies, time.Since(begin))
 		if l.Span == 0 || !time.Now().Before(end) {
 			return nil
 		}
 	}
+}
+
+// await gives the time from which a call counts, and returns then. The callers
+// of a fixed rate take turns, evenly.
+func (l Loop) await(caller, call int, start time.Time) time.Time {
+	if l.Rate == 0 {
+		return time.Now()
+	}
+	turn := time.Duration(call*l.Callers + caller)
+	due := start.Add(turn * time.Second / time.Duration(l.Rate))
+	time.Sleep(time.Until(due))
+	return due
 }
 
 // tally is what one caller did.

@@ -21,21 +21,42 @@ import (
 const tick = 10 * time.Millisecond
 
 // CPU gives the CPU time, user and system, that the process and its
-// descendants have used, those that have ended and were waited for included.
-// It is a multiple of 10 ms.
+// descendants have used. Those that have ended and were waited for are
+// included, to 10 ms.
 func CPU(pid int) (time.Duration, error) {
 	var total time.Duration
 	for _, member := range family(pid) {
-		stat, err := readStat(member)
+		cost, err := used(member)
 		if member != pid && err != nil {
 			continue // ended since; its parent has its time
 		}
 		if err != nil {
 			return 0, err
 		}
-		total += stat.cpu
+		total += cost
 	}
 	return total, nil
+}
+
+// used gives what a process has used, and its children for which it has waited.
+func used(pid int) (time.Duration, error) {
+	stat, err := readStat(pid)
+	if err != nil {
+		return 0, err
+	}
+	own, err := processTime(pid)
+	return own + stat.waitedFor, err
+}
+
+// processTime reads the CPU clock of a process, of which /proc/PID/stat shows
+// whole ticks (clock_getcpuclockid(3)).
+func processTime(pid int) (time.Duration, error) {
+	const scheduled = 2 // user and system
+	var t unix.Timespec
+	if err := unix.ClockGettime(int32(^pid<<3|scheduled), &t); err != nil {
+		return 0, fmt.Errorf("read the CPU clock of process %d: %w", pid, err)
+	}
+	return time.Duration(t.Nano()), nil
 }
 
 // Memory is what a process and its descendants hold in RAM, in MiB.
@@ -103,8 +124,8 @@ func family(pid int) []int {
 
 // stat is what counts of /proc/PID/stat (proc(5)).
 type stat struct {
-	parent int
-	cpu    time.Duration // utime, stime, cutime and cstime
+	parent    int
+	waitedFor time.Duration // cutime and cstime
 }
 
 func readStat(pid int) (stat, error) {
@@ -118,12 +139,12 @@ func readStat(pid int) (stat, error) {
 	}
 	var s stat
 	s.parent, err = strconv.Atoi(fields[1])
-	for _, field := range fields[11:15] {
+	for _, field := range fields[13:15] {
 		ticks, fault := strconv.ParseInt(field, 10, 64)
 		if err == nil {
 			err = fault
 		}
-		s.cpu += time.Duration(ticks) * tick
+		s.waitedFor += time.Duration(ticks) * tick
 	}
 	return s, err
 }

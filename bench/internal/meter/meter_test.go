@@ -77,3 +77,30 @@ func TestQuantile(t *testing.T) {
 		t.Errorf("p50 %d, p99 %d, all %d", p50, p99, all)
 	}
 }
+
+func TestFixedRate(t *testing.T) {
+	l := meter.Loop{PID: os.Getpid(), Callers: 4, Span: 200 * time.Millisecond, Rate: 500,
+		Call: func(int) (int, error) { return 1, nil }}
+	got, err := l.Run()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if due := int(got.Elapsed.Seconds()*500) + l.Callers; got.Operations < l.Callers || got.Operations > due {
+		t.Errorf("%d calls in %s, of which %d were due", got.Operations, got.Elapsed, due)
+	}
+}
+
+// TestLateCalls counts a call from when it was due, although the one before it
+// had not returned.
+func TestLateCalls(t *testing.T) {
+	const takes = 20 * time.Millisecond
+	l := meter.Loop{PID: os.Getpid(), Callers: 1, Span: 10 * takes, Rate: 500,
+		Call: func(int) (int, error) { time.Sleep(takes); return 1, nil }}
+	got, err := l.Run()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.P99 < 2*takes {
+		t.Errorf("p99 %s: the time that calls were late is not in it", got.P99)
+	}
+}

@@ -7,15 +7,15 @@ import (
 	"io"
 	"math"
 	"slices"
-	"strings"
 	"sync"
 )
 
-// Figure says what a number is. Figures with the same Section, What and Unit
-// are one row.
+// Figure says what a number is. Figures that differ in nothing but Aim are one
+// row. In a section whose figures have a Column, What names a line of a table.
 type Figure struct {
 	Section string `json:"section"`
 	What    string `json:"what"`
+	Column  string `json:"column,omitempty"`
 	Unit    string `json:"unit"`          // "µs", "ms", "/s", "MiB", "×" …
 	Aim     string `json:"aim,omitempty"` // what we want, and a peer's figure to hold beside
 }
@@ -37,10 +37,9 @@ func (r Row) Median() float64 {
 
 // Report is the outcome of one run. It is safe for concurrent use.
 type Report struct {
+	mu    sync.Mutex
 	facts []Fact
-
-	mu   sync.Mutex
-	rows []*Row
+	rows  []*Row
 }
 
 // Fact is something that holds for the whole run, such as the date.
@@ -48,6 +47,13 @@ type Fact struct{ Name, Value string }
 
 // New starts a report on a run.
 func New(facts []Fact) *Report { return &Report{facts: facts} }
+
+// Note adds a fact.
+func (r *Report) Note(f Fact) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.facts = append(r.facts, f)
+}
 
 // Add notes one measured value. It refuses what is no measurement, so that a
 // row never shows one.
@@ -58,13 +64,20 @@ func (r *Report) Add(f Figure, value float64) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, row := range r.rows {
-		if row.Section == f.Section && row.What == f.What && row.Unit == f.Unit {
+		if row.Section == f.Section && row.What == f.What && row.Column == f.Column && row.Unit == f.Unit {
 			row.Values = append(row.Values, value)
 			return nil
 		}
 	}
 	r.rows = append(r.rows, &Row{Figure: f, Values: []float64{value}})
 	return nil
+}
+
+// Facts gives the facts so far.
+func (r *Report) Facts() []Fact {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.facts)
 }
 
 // Rows gives the rows so far, in the order in which they were first added.
@@ -88,41 +101,10 @@ func (r *Report) Find(section, what string) (Row, bool) {
 	return Row{}, false
 }
 
-// Markdown writes the facts and one table per section.
-func (r *Report) Markdown(w io.Writer) error {
-	var out strings.Builder
-	for _, fact := range r.facts {
-		fmt.Fprintf(&out, "- %s: %s\n", fact.Name, fact.Value)
-	}
-	section := ""
-	for _, row := range r.Rows() {
-		if row.Section != section {
-			section = row.Section
-			fmt.Fprintf(&out, "\n### %s\n\n| what | min | median | unit | aim, and who else |\n|---|---:|---:|---|---|\n", section)
-		}
-		fmt.Fprintf(&out, "| %s | %s | %s | %s | %s |\n", row.What, number(row.Min()), number(row.Median()), row.Unit, row.Aim)
-	}
-	_, err := io.WriteString(w, out.String())
-	return err
-}
-
-// number shows three digits that count.
-func number(v float64) string {
-	switch {
-	case v == math.Trunc(v) && v < 1e6, v >= 100:
-		return fmt.Sprintf("%.0f", v)
-	case v >= 10:
-		return fmt.Sprintf("%.1f", v)
-	case v >= 1:
-		return fmt.Sprintf("%.2f", v)
-	}
-	return fmt.Sprintf("%.3f", v)
-}
-
 // JSON writes everything, each round's value included.
 func (r *Report) JSON(w io.Writer) error {
 	facts := map[string]string{}
-	for _, fact := range r.facts {
+	for _, fact := range r.Facts() {
 		facts[fact.Name] = fact.Value
 	}
 	enc := json.NewEncoder(w)

@@ -58,3 +58,31 @@ func add(t *testing.T, r *report.Report, f report.Figure, v float64) {
 		t.Fatal(err)
 	}
 }
+
+func TestMatrix(t *testing.T) {
+	r := report.New(nil)
+	r.Note(report.Fact{Name: "who", Value: "me"})
+	cell := func(what, column, unit, aim string, v float64) {
+		add(t, r, report.Figure{Section: "one", What: what, Column: column, Unit: unit, Aim: aim}, v)
+	}
+	cell("ours", "CPU", "µs", "less", 10)
+	cell("theirs", "CPU", "µs", "", 5)
+	cell("ours", "CPU", "µs", "less", 14)
+	cell("ours", "÷ theirs", "×", "", 2)
+	var text strings.Builder
+	if err := r.Markdown(&text); err != nil {
+		t.Fatal(err)
+	}
+	const want = `- who: me
+
+### one
+
+| min / median | CPU, µs | ÷ theirs, × | aim |
+|---|---:|---:|---|
+| ours | 10 / 12 | 2 | less |
+| theirs | 5 |  |  |
+`
+	if text.String() != want {
+		t.Errorf("got\n%s\nwant\n%s", text.String(), want)
+	}
+}

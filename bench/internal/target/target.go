@@ -3,6 +3,8 @@
 package target
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -17,6 +19,22 @@ const (
 	SSE   = "/sse"                 // GET ?events=&pause_ms=, that many events
 	Chat  = "/v1/chat/completions" // POST, reads the body, 1 KiB
 )
+
+// Config of Serve.
+type Config struct {
+	Listen string `json:"listen"` // host:port
+}
+
+// Serve serves until the process is told to end.
+func Serve(ctx context.Context, cfg Config) error {
+	srv := &http.Server{Addr: cfg.Listen, Handler: New(), ReadHeaderTimeout: 10 * time.Second}
+	stop := context.AfterFunc(ctx, func() { _ = srv.Close() }) // requests under way are of no more use
+	defer stop()
+	if err := srv.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
 
 // event is one server-sent event, as it stands on the wire.
 const event = `data: {"object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"word "}}]}` + "\n\n"

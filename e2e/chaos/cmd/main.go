@@ -1,5 +1,6 @@
-// Command cmd kills and restarts `icp dev` under load and judges what was seen
-// from outside: `go run ./e2e/chaos/cmd -kills 10 -seed 1`.
+// Command cmd kills and restarts `icp dev` under load, or server, agent and proxy
+// one by one with faults of their links, and judges what was seen from outside:
+// `go run ./e2e/chaos/cmd -kills 10 -seed 1 -faults`.
 package main
 
 import (
@@ -51,12 +52,18 @@ func chaosRun(ctx context.Context) (int, error) {
 	resume := ""
 	flag.StringVar(&o.Bin, "bin", "bin", "folder of the programs to kill")
 	flag.BoolVar(&o.Apart, "apart", false, "kill icp-server, icp-agent and agentauth-proxy one by one, instead of icp dev")
+	flag.BoolVar(&o.Faults, "faults", false, "as -apart, and in the meantime the links to the server, and from it to PostgreSQL, are cut, silent, late or slow")
+	flag.BoolVar(&o.Postgres, "postgres", false, "as -apart, and the server keeps its data in PostgreSQL")
 	flag.IntVar(&o.Kills, "kills", 10, "how often to kill it, over all interruptions")
 	flag.Uint64Var(&o.Seed, "seed", 0, "what chooses requests and moments; 0 means any")
 	flag.DurationVar(&o.Bound, "bound", 0, "within which a change must be seen; 0 means 2s, and 5s for -apart, where parts find each other again")
 	flag.DurationVar(&o.Limit, "limit", 70*time.Minute, "after which the run is interrupted")
-	flag.StringVar(&resume, "resume", "", "folder of a run that was interrupted; seed, bound and programs are those of then")
+	flag.StringVar(&resume, "resume", "", "folder of a run that was interrupted; seed, bound, programs and faults are those of then")
 	flag.Parse()
+	o.Apart = o.Apart || o.Faults || o.Postgres
+	if err := check(o, resume); err != nil {
+		return failed, err
+	}
 	if o.Seed == 0 {
 		o.Seed = rand.Uint64N(1 << 32)
 	}
@@ -77,6 +84,33 @@ func chaosRun(ctx context.Context) (int, error) {
 		fmt.Printf("seed %d, %d kills, in %s\n", o.Seed, o.Kills, o.Dir)
 	}
 	return judge(ctx, o)
+}
+
+// check refuses what is no run, before anything is made for it. The folder of a
+// run that has ended well is removed, so -resume takes no other.
+func check(o chaos.Options, resume string) error {
+	programs := []string{"icp"}
+	if o.Apart {
+		programs = []string{"icp-server", "icp-agent", "agentauth-proxy"}
+	}
+	if flag.NArg() > 0 {
+		return fmt.Errorf("what is %q? -help tells how to use it", flag.Arg(0))
+	}
+	if o.Kills < 1 {
+		return errors.New("-kills has to be 1 or more")
+	}
+	for _, program := range programs {
+		if _, err := os.Stat(filepath.Join(o.Bin, program)); err != nil {
+			return fmt.Errorf("%s is not in %s (-bin): run 'make build'", program, o.Bin)
+		}
+	}
+	if resume == "" {
+		return nil
+	}
+	if _, err := os.Stat(filepath.Join(resume, chaos.ProgressFile)); err != nil {
+		return fmt.Errorf("there is no run to go on with: %w", err)
+	}
+	return nil
 }
 
 // newFolder makes a folder that every user can walk into.

@@ -19,6 +19,8 @@ import (
 	"github.com/authsec-ai/icp/e2e/stage"
 	"github.com/authsec-ai/icp/e2e/stage/browser"
 	"github.com/authsec-ai/icp/e2e/stage/docker"
+	"github.com/authsec-ai/icp/e2e/stage/envoy"
+	"github.com/authsec-ai/icp/e2e/stage/fault"
 	"github.com/authsec-ai/icp/e2e/stage/kubernetes"
 	"github.com/authsec-ai/icp/e2e/stage/metadata"
 	"github.com/authsec-ai/icp/e2e/stage/oidc"
@@ -37,22 +39,23 @@ type component struct {
 
 // components in the order in which they are shown.
 var components = []component{
-	{"SoftHSM", softhsm.Prove},
-	{"swtpm", swtpm.Prove},
-	{"docker", docker.Prove},
-	{"docker, cgroups v2", docker.ProveV2},
-	{"podman", podman.Prove},
-	{"podman, cgroups v2", podman.ProveV2},
-	{"kubernetes control plane", kubernetes.ProveControlPlane},
-	{"kubernetes cluster", kubernetes.ProveCluster},
-	{"openid provider", oidc.Prove},
-	{"browser", browser.Prove},
-	{"metadata of AWS", metadata.ProveAWS},
-	{"metadata of GCP", metadata.ProveGCP},
-	{"metadata of Azure", metadata.ProveAzure},
 	{"PostgreSQL 15", pg.Prove15},
 	{"PostgreSQL 18", pg.Prove18},
 	{"PostgreSQL standby", pg.ProveStandby},
+	{"SoftHSM", softhsm.Prove},
+	{"swtpm", swtpm.Prove},
+	{"Docker", docker.Prove},
+	{"Docker, cgroups v2", docker.ProveV2},
+	{"Podman", podman.Prove},
+	{"Podman, cgroups v2", podman.ProveV2},
+	{"Kubernetes control plane", kubernetes.ProveControlPlane},
+	{"Kubernetes cluster", kubernetes.ProveCluster},
+	{"Envoy", envoy.Prove},
+	{"OpenID provider", oidc.Prove},
+	{"Chromium", browser.Prove},
+	{"metadata service of AWS", metadata.ProveAWS},
+	{"metadata service of GCP", metadata.ProveGCP},
+	{"metadata service of Azure", metadata.ProveAzure},
 	{"verifier nginx", verifier.ProveNginx},
 	{"verifier HAProxy", verifier.ProveHAProxy},
 	{"verifier OpenSSL", verifier.ProveOpenSSL},
@@ -61,6 +64,7 @@ var components = []component{
 	{"verifier Python", verifier.ProvePython},
 	{"verifier pyca", verifier.ProvePyca},
 	{"verifier PostgreSQL", verifier.ProvePostgres},
+	{"fault proxy", fault.Prove},
 }
 
 func main() {

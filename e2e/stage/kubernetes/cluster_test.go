@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -19,6 +18,7 @@ import (
 	"github.com/authsec-ai/icp/e2e/stage/door"
 	"github.com/authsec-ai/icp/e2e/stage/image"
 	"github.com/authsec-ai/icp/e2e/stage/kubernetes"
+	"github.com/authsec-ai/icp/e2e/stage/lefttest"
 	"github.com/authsec-ai/icp/e2e/stage/peer"
 )
 
@@ -202,48 +202,10 @@ func testAnother(t *testing.T, c *kubernetes.Cluster) {
 // TestNothingStays kills a test binary in the midst of a control plane and a
 // cluster with a pod.
 func TestNothingStays(t *testing.T) {
-	const role = "ICP_TEST_HOLD"
-	if out := os.Getenv(role); out != "" {
-		hold(t, out)
-	}
-	run := fmt.Sprintf("heldk8s%d", os.Getpid())
-	out := filepath.Join(t.TempDir(), "ready")
-	cmd := exec.Command(os.Args[0], "-test.run=^TestNothingStays$")
-	cmd.Env = append(os.Environ(), role+"="+out, "ICP_STAGE_RUN="+run)
-	binary := stage.Start(t, "binary", cmd)
-	binary.WaitReady(t, 5*time.Minute, func() error {
-		_, err := os.Stat(out)
-		return err
-	})
-	left, err := stage.Left(run)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, part := range []string{"kube-apiserver", "kubelet", "containerd-shim", "/probe pause", "folder /tmp/", "control group "} {
-		if !strings.Contains(strings.Join(left, "\n"), part) {
-			t.Errorf("the check sees no %s among\n%s", part, strings.Join(left, "\n"))
-		}
-	}
-	if err := syscall.Kill(binary.PID, syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, func() error {
-		left, err := stage.Left(run)
-		if len(left) > 0 {
-			err = fmt.Errorf("left:\n%s", strings.Join(left, "\n"))
-		}
-		return err
-	})
-}
-
-// hold starts what the package has and waits to be killed.
-func hold(t *testing.T, out string) {
-	kubernetes.StartControlPlane(t)
-	c := kubernetes.StartCluster(t)
-	c.Import(t, image.OfProbe(t, "icp.test/probe:1", nil).File)
-	probePod{"default", "stayer", c.HostPath, ""}.start(t, c, "pause")
-	if err := os.WriteFile(out, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	select {} // until killed
+	lefttest.Killed(t, func(t *testing.T) {
+		kubernetes.StartControlPlane(t)
+		c := kubernetes.StartCluster(t)
+		c.Import(t, image.OfProbe(t, "icp.test/probe:1", nil).File)
+		probePod{"default", "stayer", c.HostPath, ""}.start(t, c, "pause")
+	}, "kube-apiserver", "kubelet", "containerd-shim", "/probe pause", "folder /tmp/", "control group ")
 }

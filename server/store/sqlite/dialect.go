@@ -22,6 +22,27 @@ func (dialect) Statement(query string) string { return strings.ReplaceAll(query,
 // Enter does nothing: SQLite has no row-level security.
 func (dialect) Enter(context.Context, *sql.Tx, sqlstore.Scope) error { return nil }
 
+// Ask needs no more than the query: each reads one snapshot. ctx ends the wait
+// for a connection; to watch it during the query would cost a goroutine.
+func (d dialect) Ask(ctx context.Context, db *sql.DB, _ sqlstore.Scope, query string, args []any, each func(sqlstore.Row) error) error {
+	conn, err := db.Conn(ctx)
+	if err != nil {
+		return fmt.Errorf("connect: %w", err)
+	}
+	defer conn.Close()
+	rows, err := conn.QueryContext(context.WithoutCancel(ctx), d.Statement(query), args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := each(rows); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
 // ReadOptions are the default: in WAL mode every transaction reads one snapshot.
 func (dialect) ReadOptions() *sql.TxOptions { return nil }
 

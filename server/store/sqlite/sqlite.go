@@ -69,7 +69,7 @@ func open(ctx context.Context, path string, opts Options) (*sqlstore.DB, error) 
 	if err := createPrivate(path); err != nil {
 		return nil, err
 	}
-	write, err := openDB(dataSource(path, opts, "immediate"))
+	write, err := openDB(dataSource(path, opts), beginWriting)
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +78,7 @@ func open(ctx context.Context, path string, opts Options) (*sqlstore.DB, error) 
 	if err := migrate(ctx, write); err != nil {
 		return nil, errors.Join(err, write.Close())
 	}
-	read, err := openDB(dataSource(path, opts, "deferred", "query_only(1)"))
+	read, err := openDB(dataSource(path, opts, "query_only(1)"), beginReading)
 	if err != nil {
 		return nil, errors.Join(err, write.Close())
 	}
@@ -98,12 +98,12 @@ func createPrivate(path string) error {
 	return f.Close()
 }
 
-func dataSource(path string, opts Options, lock string, pragmas ...string) string {
+func dataSource(path string, opts Options, pragmas ...string) string {
 	synchronous := "FULL"
 	if opts.LoseOnPowerCut {
 		synchronous = "NORMAL"
 	}
-	q := url.Values{"_txlock": {lock}}
+	q := url.Values{}
 	for _, pragma := range append([]string{
 		fmt.Sprintf("busy_timeout(%d)", opts.BusyTimeout.Milliseconds()),
 		"journal_mode(WAL)",

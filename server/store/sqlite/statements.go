@@ -15,17 +15,27 @@ import (
 // into their text.
 const maxStatements = 256
 
-// openDB gives a database whose connections prepare each statement once: for
-// the small statements of the store, parsing costs more than running.
-func openDB(dataSource string) (*sql.DB, error) {
+// The ways to begin a transaction: with the lock that writing needs, or without.
+const (
+	beginWriting = "BEGIN IMMEDIATE"
+	beginReading = "BEGIN DEFERRED"
+)
+
+// openDB gives a database whose connections prepare each statement once, those
+// that begin and end transactions too: for the small statements of the store,
+// parsing costs more than running.
+func openDB(dataSource, begin string) (*sql.DB, error) {
 	connector, err := sqlite.NewConnector(dataSource)
 	if err != nil {
 		return nil, err
 	}
-	return sql.OpenDB(preparing{connector}), nil
+	return sql.OpenDB(preparing{connector, begin}), nil
 }
 
-type preparing struct{ driver.Connector }
+type preparing struct {
+	driver.Connector
+	begin string
+}
 
 // Connect opens one connection.
 func (p preparing) Connect(ctx context.Context) (driver.Conn, error) {
@@ -37,7 +47,7 @@ func (p preparing) Connect(ctx context.Context) (driver.Conn, error) {
 	if !ok {
 		return nil, errors.Join(fmt.Errorf("the driver's %T lacks what the store needs of a connection", conn), conn.Close())
 	}
-	return &preparingConn{nativeConn: native, kept: map[string]*statement{}}, nil
+	return &preparingConn{nativeConn: native, begin: p.begin, kept: map[string]*statement{}}, nil
 }
 
 // nativeConn is what database/sql uses of a connection of the driver.
@@ -56,7 +66,8 @@ type nativeConn interface {
 // lets one goroutine at a time use it.
 type preparingConn struct {
 	nativeConn
-	kept map[string]*statement // by text
+	begin string
+	kept  map[string]*statement // by text
 }
 
 // statement is a prepared statement. While rows of it are read it can't be run
@@ -68,6 +79,34 @@ type statement struct {
 	busy bool
 }
 
+// BeginTx begins a transaction, the one way this connection does.
+func (c *preparingConn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
+	if opts != (driver.TxOptions{}) {
+		return nil, errors.New("transactions of SQLite have no options")
+	}
+	if _, err := c.ExecContext(ctx, c.begin, nil); err != nil {
+		return nil, err
+	}
+	return transaction{c}, nil
+}
+
+type transaction struct{ conn *preparingConn }
+
+// Commit leaves no transaction open, also if it fails.
+func (t transaction) Commit() error {
+	_, err := t.conn.ExecContext(context.Background(), "COMMIT", nil)
+	if err != nil {
+		_ = t.Rollback() // SQLite may have done it already
+	}
+	return err
+}
+
+// Rollback undoes the transaction.
+func (t transaction) Rollback() error {
+	_, err := t.conn.ExecContext(context.Background(), "ROLLBACK", nil)
+	return err
+}
+
 // ExecContext runs a statement that gives no rows.
 func (c *preparingConn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
 	s, err := c.statement(ctx, query)
@@ -77,7 +116,7 @@ func (c *preparingConn) ExecContext(ctx context.Context, query string, args []dr
 	if s == nil {
 		return c.nativeConn.ExecContext(ctx, query, args)
 	}
-	return s.ExecContext(ctx, args)
+	return s.ExecContext(context.WithoutCancel(ctx), args)
 }
 
 // QueryContext runs a statement that gives rows.
@@ -89,7 +128,7 @@ func (c *preparingConn) QueryContext(ctx context.Context, query string, args []d
 	if s == nil {
 		return c.nativeConn.QueryContext(ctx, query, args)
 	}
-	found, err := s.QueryContext(ctx, args)
+	found, err := s.QueryContext(context.WithoutCancel(ctx), args)
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +137,13 @@ func (c *preparingConn) QueryContext(ctx context.Context, query string, args []d
 }
 
 // statement gives the prepared form of query, or nil if it must be run without.
+// A statement that has begun runs to its end, or its first row: to watch ctx the
+// driver starts a goroutine, which costs as much as a small statement. database/sql
+// sees the end of ctx between two statements and between two rows.
 func (c *preparingConn) statement(ctx context.Context, query string) (*statement, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	s, ok := c.kept[query]
 	switch {
 	case ok && s.busy, !ok && len(c.kept) >= maxStatements:

@@ -9,7 +9,7 @@ import (
 
 func testDB(t *testing.T) *sql.DB {
 	t.Helper()
-	db, err := openDB(filepath.Join(t.TempDir(), "test.db"))
+	db, err := openDB(filepath.Join(t.TempDir(), "test.db"), beginWriting)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,5 +120,44 @@ func TestStatementsAreBounded(t *testing.T) {
 	}
 	if got := kept(t, db); got != maxStatements {
 		t.Errorf("%d statements kept; the limit is %d", got, maxStatements)
+	}
+}
+
+// TestTransactions has one that is committed, one that is undone and one whose
+// commit a constraint refuses; each leaves the connection free for the next.
+func TestTransactions(t *testing.T) {
+	db := testDB(t)
+	run(t, db, "PRAGMA foreign_keys = 1")
+	run(t, db, "CREATE TABLE doubles (n INTEGER REFERENCES numbers (n) DEFERRABLE INITIALLY DEFERRED)")
+	for _, c := range []struct {
+		insert string
+		end    func(*sql.Tx) error
+		fails  bool
+	}{
+		{"INSERT INTO numbers VALUES (1)", (*sql.Tx).Commit, false},
+		{"INSERT INTO numbers VALUES (2)", (*sql.Tx).Rollback, false},
+		{"INSERT INTO doubles VALUES (3)", (*sql.Tx).Commit, true},
+		{"INSERT INTO doubles VALUES (1)", (*sql.Tx).Commit, false},
+	} {
+		tx, err := db.BeginTx(t.Context(), nil)
+		if err != nil {
+			t.Fatalf("begin for %s: %v", c.insert, err)
+		}
+		if _, err := tx.ExecContext(t.Context(), c.insert); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.end(tx); (err != nil) != c.fails {
+			t.Errorf("end after %s: error %v", c.insert, err)
+		}
+	}
+	var numbers, doubles int
+	if err := db.QueryRowContext(t.Context(), "SELECT (SELECT sum(n) FROM numbers), (SELECT sum(n) FROM doubles)").Scan(&numbers, &doubles); err != nil {
+		t.Fatal(err)
+	}
+	if numbers != 1 || doubles != 1 {
+		t.Errorf("sums %d and %d; want 1 and 1", numbers, doubles)
+	}
+	if _, err := db.BeginTx(t.Context(), &sql.TxOptions{ReadOnly: true}); err == nil {
+		t.Error("a transaction took an option that it would not keep")
 	}
 }

@@ -25,6 +25,8 @@ func apiRows() []Row {
 		{ID: "WLAPI-09", Level: Should, Wants: "a mandatory field that is not set is InvalidArgument", check: mandatoryFields},
 		{ID: "WLAPI-12", Level: Must, Wants: "FetchX509SVID gives an SVID, each with ID, certificate, key and bundle", check: completeSVIDs},
 		{ID: "WLAPI-13", Level: Must, Wants: "certificates, key and bundle are bare DER that fits together", check: encodings},
+		{ID: "WLAPI-14", Level: Must, Wants: "a hint that is set stands with one SVID of a message alone", check: ownHints},
+		{ID: "WLAPI-16", Level: Should, Wants: "a hint has at most 1024 bytes", check: shortHints},
 		{ID: "WLAPI-19", Level: Must, Wants: "bundles are keyed by the SPIFFE ID of a trust domain", check: bundleKeys},
 		{ID: "WLAPI-20", Level: Must, Wants: "FetchX509Bundles has the own trust domain", check: ownX509Bundle},
 		{ID: "WLAPI-21", Level: Must, Wants: "no key stands in both an X.509 and a JWT bundle", check: separateKeys},
@@ -201,6 +203,46 @@ func (c chain) fits() error {
 		return fmt.Errorf("its certificate does not verify with its own bundle: %w", err)
 	}
 	return nil
+}
+
+func ownHints(_ context.Context, p *probe) (string, error) {
+	return p.eachHints(func(method string, hints []string) error {
+		for i, hint := range hints {
+			if hint != "" && slices.Contains(hints[:i], hint) {
+				return fmt.Errorf("%s gives the hint %.100q twice", method, hint)
+			}
+		}
+		return nil
+	})
+}
+
+func shortHints(_ context.Context, p *probe) (string, error) {
+	const most = 1024
+	return p.eachHints(func(method string, hints []string) error {
+		for _, hint := range hints {
+			if len(hint) > most {
+				return fmt.Errorf("%s gives a hint of %d bytes", method, len(hint))
+			}
+		}
+		return nil
+	})
+}
+
+// eachHints judges the hints of each message that has SVIDs.
+func (p *probe) eachHints(judge func(method string, hints []string) error) (string, error) {
+	svids, err := p.svids()
+	if err != nil {
+		return "", err
+	}
+	var x509, jwt []string
+	for _, svid := range svids {
+		x509 = append(x509, svid.GetHint())
+	}
+	for _, svid := range p.jwt.message.GetSvids() {
+		jwt = append(jwt, svid.GetHint())
+	}
+	set := len(slices.DeleteFunc(slices.Concat(x509, jwt), func(hint string) bool { return hint == "" }))
+	return fmt.Sprintf("%d hints, of %d SVIDs", set, len(x509)+len(jwt)), errors.Join(judge("FetchX509SVID", x509), judge("FetchJWTSVID", jwt))
 }
 
 func bundleKeys(_ context.Context, p *probe) (string, error) {

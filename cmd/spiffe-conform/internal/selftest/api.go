@@ -44,7 +44,7 @@ func refuses(row, name, says string, code codes.Code, methods ...string) Breakag
 }
 
 func apiBreakages() []Breakage {
-	return slices.Concat(profileBreakages(), fieldBreakages(), messageBreakages(), bundleMapBreakages(), tokenBreakages())
+	return slices.Concat(profileBreakages(), fieldBreakages(), messageBreakages(), hintBreakages(), bundleMapBreakages(), tokenBreakages())
 }
 
 func profileBreakages() []Breakage {
@@ -112,6 +112,23 @@ func messageBreakages() []Breakage {
 		svids("WLAPI-13", "the intermediate first", "its certificate says", func(m *workload.X509SVIDResponse) { m.Svids[0].X509Svid = leafLast(m.Svids[0].X509Svid) }),
 		x509Bundles("WLAPI-13", "PEM in FetchX509Bundles", "is PEM", func(bundles map[string][]byte) { bundles[home] = toPEM(bundles[home]) }),
 		svids("WLAPI-13", "PEM in federated_bundles", "beside the SVIDs is PEM", func(m *workload.X509SVIDResponse) { m.FederatedBundles[foreign] = toPEM(m.FederatedBundles[foreign]) }),
+	}
+}
+
+func hintBreakages() []Breakage {
+	long := strings.Repeat("h", 1025)
+	tokens := func(row, name, says, hint string) Breakage {
+		return Breakage{Row: row, Name: name, Says: says, Behaviour: builtin.Behaviour{JWT: func(_ *workload.JWTSVIDRequest, m *workload.JWTSVIDResponse) {
+			for _, svid := range m.Svids {
+				svid.Hint = hint
+			}
+		}}}
+	}
+	return []Breakage{
+		svids("WLAPI-14", "one hint for both", "FetchX509SVID gives the hint \"external\" twice", func(m *workload.X509SVIDResponse) { m.Svids[0].Hint = m.Svids[1].Hint }),
+		tokens("WLAPI-14", "one hint for both tokens", "FetchJWTSVID gives the hint \"both\" twice", "both"),
+		svids("WLAPI-16", "a long hint", "FetchX509SVID gives a hint of 1025 bytes", func(m *workload.X509SVIDResponse) { m.Svids[1].Hint = long }),
+		tokens("WLAPI-16", "a token's long hint", "FetchJWTSVID gives a hint of 1025 bytes", long),
 	}
 }
 

@@ -10,7 +10,7 @@ import (
 
 const tokenColumns = `id, tenant, role, name, hash, expires_at, created_at`
 
-func scanAPIToken(row scanner) (k store.APIToken, err error) {
+func scanAPIToken(row Row) (k store.APIToken, err error) {
 	var owner string
 	var expires, created int64
 	err = row.Scan(&k.ID, &owner, &k.Role, &k.Name, &k.Hash, &expires, &created)
@@ -43,12 +43,9 @@ func (db *DB) CreateAPIToken(ctx context.Context, k store.APIToken, ev audit.Eve
 }
 
 // APITokenByHash implements store.Access.
-func (db *DB) APITokenByHash(ctx context.Context, hash []byte) (k store.APIToken, err error) {
-	err = db.readAcross(ctx, "find API token", func(t *tx) error {
-		k, err = scanAPIToken(t.row(ctx, `SELECT `+tokenColumns+` FROM api_tokens WHERE hash = $1`, hash))
-		return absent(err, "API token with that hash", "")
-	})
-	return k, err
+func (db *DB) APITokenByHash(ctx context.Context, hash []byte) (store.APIToken, error) {
+	return askOne(ctx, db, "API token with that hash", "", Scope{Across: true}, scanAPIToken,
+		`SELECT `+tokenColumns+` FROM api_tokens WHERE hash = $1`, hash)
 }
 
 // APITokens implements store.Access. It gives a tenant's, oldest first; "" gives the platform's.

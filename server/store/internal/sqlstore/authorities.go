@@ -47,16 +47,12 @@ func insertAuthority(ctx context.Context, t *tx, a store.Authority) error {
 }
 
 // Authorities implements store.Issuances.
-func (db *DB) Authorities(ctx context.Context, tenant string) (all []store.Authority, err error) {
-	err = db.read(ctx, "read authorities", tenant, func(t *tx) error {
-		all, err = list(ctx, t, scanAuthority, `SELECT tenant, id, trust_domain, purpose, certificate, spki, wrapped_key, issuer, created_at, expires_at
-			FROM authorities WHERE tenant = $1 ORDER BY created_at DESC, id`, tenant)
-		return err
-	})
-	return all, err
+func (db *DB) Authorities(ctx context.Context, tenant string) ([]store.Authority, error) {
+	return ask(ctx, db, "read authorities", Scope{Tenant: tenant}, scanAuthority, `SELECT tenant, id, trust_domain, purpose, certificate, spki, wrapped_key, issuer, created_at, expires_at
+		FROM authorities WHERE tenant = $1 ORDER BY created_at DESC, id`, tenant)
 }
 
-func scanAuthority(row scanner) (a store.Authority, err error) {
+func scanAuthority(row Row) (a store.Authority, err error) {
 	var created, expires int64
 	err = row.Scan(&a.Tenant, &a.ID, &a.TrustDomain, &a.Purpose, &a.Certificate, &a.SPKI, &a.WrappedKey, &a.Issuer, &created, &expires)
 	a.CreatedAt, a.ExpiresAt = fromMicro(created), fromMicro(expires)

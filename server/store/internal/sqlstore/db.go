@@ -45,7 +45,7 @@ type Config struct {
 // DB is a store.Store. Close it.
 type DB struct {
 	cfg   Config
-	lanes lanes
+	lanes *lanes
 	watch *watch
 	hooks hooks
 
@@ -69,7 +69,7 @@ func New(cfg Config) (*DB, error) {
 	ctx, stop := context.WithCancel(context.Background())
 	db := &DB{cfg: cfg, watch: newWatch(), stop: stop}
 	db.hooks = hooks{number: takeCounters, beforeCommit: func(Scope) error { return nil }}
-	db.lanes.run = db.runBatch
+	db.lanes = newLanes(cfg.OneWriter, db.runBatch)
 	db.running.Go(func() { db.follow(ctx) })
 	if cfg.Announce != nil {
 		db.running.Go(func() { db.announce(ctx) })
@@ -120,10 +120,16 @@ func (t *tx) row(ctx context.Context, query string, args ...any) *sql.Row {
 	return t.QueryRowContext(ctx, t.dialect.Statement(query), args...)
 }
 
-// scanner is a *sql.Row or *sql.Rows.
-type scanner interface{ Scan(dest ...any) error }
+// anyOf gives the condition that column is one of values, and its argument,
+// which is parameter param. One value takes less than a list.
+func anyOf(d Dialect, column string, param int, values []string) (condition string, arg any) {
+	if len(values) == 1 {
+		return fmt.Sprintf("%s = $%d", column, param), values[0]
+	}
+	return d.AnyOf(column, param), d.List(values)
+}
 
-func scanText(row scanner) (text string, err error) {
+func scanText(row Row) (text string, err error) {
 	err = row.Scan(&text)
 	return text, err
 }
@@ -137,7 +143,7 @@ func setOf(list []string) map[string]bool {
 }
 
 // list runs a query and reads all its rows.
-func list[T any](ctx context.Context, t *tx, scan func(scanner) (T, error), query string, args ...any) ([]T, error) {
+func list[T any](ctx context.Context, t *tx, scan func(Row) (T, error), query string, args ...any) ([]T, error) {
 	rows, err := t.QueryContext(ctx, t.dialect.Statement(query), args...)
 	if err != nil {
 		return nil, err
@@ -170,6 +176,38 @@ func (db *DB) readIn(ctx context.Context, doing string, scope Scope, body func(t
 		return db.transact(ctx, db.cfg.Read, db.cfg.Dialect.ReadOptions(), scope, body)
 	})
 	return db.failed(doing, err)
+}
+
+// ask runs a query that needs no other beside it, and reads all its rows. It
+// costs less than read.
+func ask[T any](ctx context.Context, db *DB, doing string, scope Scope, scan func(Row) (T, error), query string, args ...any) ([]T, error) {
+	var out []T
+	err := db.attempt(func() error {
+		out = nil
+		return db.cfg.Dialect.Ask(ctx, db.cfg.Read, scope, query, args, func(row Row) error {
+			item, err := scan(row)
+			out = append(out, item)
+			return err
+		})
+	})
+	if err != nil {
+		return nil, db.failed(doing, err)
+	}
+	return out, nil
+}
+
+// askOne is ask for one row, which is of a kind and has an id. Without it the
+// answer is NotFound.
+func askOne[T any](ctx context.Context, db *DB, kind, id string, scope Scope, scan func(Row) (T, error), query string, args ...any) (T, error) {
+	found, err := ask(ctx, db, "read "+kind, scope, scan, query, args...)
+	if err == nil && len(found) == 0 {
+		err = notFound(kind, id)
+	}
+	if err != nil {
+		var none T
+		return none, err
+	}
+	return found[0], nil
 }
 
 // transact runs body in a transaction and commits it if body answers nil.

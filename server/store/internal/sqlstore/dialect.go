@@ -12,6 +12,9 @@ type Dialect interface {
 	Statement(query string) string
 	// Enter limits a transaction that has just begun to what scope may see.
 	Enter(ctx context.Context, tx *sql.Tx, scope Scope) error
+	// Ask runs one query within scope, as a transaction of its own, and calls each
+	// for every row. An error of each ends it.
+	Ask(ctx context.Context, db *sql.DB, scope Scope, query string, args []any, each func(Row) error) error
 	// ReadOptions are those of a transaction that reads one snapshot.
 	ReadOptions() *sql.TxOptions
 	// WriteOptions are those of a transaction that writes: each statement sees
@@ -31,6 +34,9 @@ type Dialect interface {
 	// Classify says what a driver's error means.
 	Classify(err error) Failure
 }
+
+// Row is one row of an answer.
+type Row interface{ Scan(dest ...any) error }
 
 // Scope is what a transaction may see: one tenant, or (Across) every tenant.
 type Scope struct {

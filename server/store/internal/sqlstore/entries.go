@@ -46,7 +46,7 @@ func normalized(s identity.Selectors) identity.Selectors {
 
 const entryColumns = `id, tenant, revision, created_at, spec`
 
-func scanEntry(row scanner) (identity.Entry, error) {
+func scanEntry(row Row) (identity.Entry, error) {
 	var e identity.Entry
 	var created int64
 	var spec []byte
@@ -232,22 +232,16 @@ func (db *DB) DeleteEntry(ctx context.Context, tenant, id string, now time.Time,
 }
 
 // Entry implements store.Registry.
-func (db *DB) Entry(ctx context.Context, tenant, id string) (e identity.Entry, err error) {
-	err = db.read(ctx, "read entry", tenant, func(t *tx) error {
-		e, err = scanEntry(t.row(ctx, `SELECT `+entryColumns+` FROM entries WHERE tenant = $1 AND id = $2`, tenant, id))
-		return absent(err, "entry", id)
-	})
-	return e, err
+func (db *DB) Entry(ctx context.Context, tenant, id string) (identity.Entry, error) {
+	return askOne(ctx, db, "entry", id, Scope{Tenant: tenant}, scanEntry,
+		`SELECT `+entryColumns+` FROM entries WHERE tenant = $1 AND id = $2`, tenant, id)
 }
 
 // EntriesByID implements store.Registry.
-func (db *DB) EntriesByID(ctx context.Context, tenant string, ids []string) (entries []identity.Entry, err error) {
-	err = db.read(ctx, "read entries", tenant, func(t *tx) error {
-		entries, err = list(ctx, t, scanEntry, `SELECT `+entryColumns+` FROM entries WHERE tenant = $1 AND `+
-			t.dialect.AnyOf("id", 2), tenant, t.dialect.List(ids))
-		return err
-	})
-	return entries, err
+func (db *DB) EntriesByID(ctx context.Context, tenant string, ids []string) ([]identity.Entry, error) {
+	among, arg := anyOf(db.cfg.Dialect, "id", 2, ids)
+	return ask(ctx, db, "read entries", Scope{Tenant: tenant}, scanEntry,
+		`SELECT `+entryColumns+` FROM entries WHERE tenant = $1 AND `+among, tenant, arg)
 }
 
 // EntriesByParent implements store.Registry.

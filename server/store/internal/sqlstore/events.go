@@ -36,7 +36,7 @@ func (db *DB) Events(ctx context.Context, tenant string, before int64, limit int
 	return events, err
 }
 
-func scanEvent(row scanner) (ev audit.Event, err error) {
+func scanEvent(row Row) (ev audit.Event, err error) {
 	var owner string
 	var at int64
 	var before, after []byte

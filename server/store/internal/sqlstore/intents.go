@@ -43,7 +43,7 @@ func rowOf(in store.Intent) intentRow {
 		in.Evidence, hex.EncodeToString(in.SPKI), toMicro(in.NotBefore), toMicro(in.ExpiresAt)}
 }
 
-func scanIssuance(row scanner) (is store.Issuance, err error) {
+func scanIssuance(row Row) (is store.Issuance, err error) {
 	var r intentRow
 	err = row.Scan(&is.Tenant, &is.Node, &is.State, &r.Serial, &r.Kind, &r.RequestID, &r.EntryID, &r.EntryRevision,
 		&r.SPIFFEID, &r.Evidence, &r.SPKI, &r.NotBefore, &r.ExpiresAt)
@@ -68,9 +68,9 @@ func (r intentRow) intent() (store.Intent, error) {
 	return in, err
 }
 
-// RecordIntents implements store.Issuances, in steps: hold the node, hold the
-// entries and refuse what they do not allow, write the rest, and give back what
-// was there already.
+// RecordIntents implements store.Issuances, in steps: hold the node and the
+// entries, refuse what they do not allow, write the rest, and give back what was
+// there already.
 func (db *DB) RecordIntents(ctx context.Context, tenant, node string, now time.Time, items []store.Intent) ([]store.Intent, []error, error) {
 	var b *intentBatch
 	err := db.write(ctx, "record intents", Scope{Tenant: tenant}, func(ctx context.Context, t *tx) error {
@@ -100,19 +100,20 @@ func newIntentBatch(tenant, node string, now time.Time, items []store.Intent) *i
 }
 
 func (b *intentBatch) run(ctx context.Context, t *tx) error {
-	refusal, err := b.holdNode(ctx, t)
-	if err != nil {
-		return err
-	}
-	if refusal != nil {
+	b.checkItems()
+	grants, err := b.hold(ctx, t)
+	var refusal *identity.Error
+	switch {
+	case errors.As(err, &refusal):
 		for i := range b.items {
 			b.errs[i] = refusal
 		}
 		return nil
+	case err != nil:
+		return fmt.Errorf("hold node and entries: %w", err)
 	}
-	b.checkItems()
-	if err := b.authorize(ctx, t); err != nil {
-		return err
+	for _, i := range b.open() {
+		b.errs[i] = b.refuse(b.items[i], grants)
 	}
 	if err := b.insert(ctx, t); err != nil {
 		return err
@@ -129,25 +130,6 @@ func (b *intentBatch) open() []int {
 		}
 	}
 	return open
-}
-
-// holdNode keeps the node from being banned or deleted until commit.
-func (b *intentBatch) holdNode(ctx context.Context, t *tx) (refusal, err error) {
-	var banned bool
-	var expires int64
-	err = t.row(ctx, `SELECT banned, expires_at FROM nodes WHERE tenant = $1 AND id = $2`+t.dialect.Lock(Shared),
-		b.tenant, b.node).Scan(&banned, &expires)
-	switch {
-	case errors.Is(err, sql.ErrNoRows):
-		return identity.Errorf(identity.Denied, "the node is not attested"), nil
-	case err != nil:
-		return nil, fmt.Errorf("hold node: %w", err)
-	case banned:
-		return identity.Errorf(identity.Denied, "the node is banned"), nil
-	case expires <= toMicro(b.now):
-		return identity.Errorf(identity.Denied, "the node's SVID has expired; it must renew first"), nil
-	}
-	return nil, nil
 }
 
 // checkItems refuses what is incomplete and what uses a serial or request ID
@@ -173,30 +155,63 @@ type grant struct {
 	revision             int64
 }
 
-// authorize holds the entries until commit, so that none is deleted between
-// the check and the record.
-func (b *intentBatch) authorize(ctx context.Context, t *tx) error {
+// right is whether the node may have credentials at all.
+type right struct {
+	banned  bool
+	expires int64
+}
+
+func (r right) refuse(now time.Time) error {
+	switch {
+	case r.banned:
+		return identity.Errorf(identity.Denied, "the node is banned")
+	case r.expires <= toMicro(now):
+		return identity.Errorf(identity.Denied, "the node's SVID has expired; it must renew first")
+	}
+	return nil
+}
+
+// hold keeps the node from being banned or deleted, and the entries of open
+// items from being changed or deleted, until commit: nothing comes between the
+// check and the record. It gives the entries, or as *identity.Error the refusal
+// of the node.
+func (b *intentBatch) hold(ctx context.Context, t *tx) (map[string]grant, error) {
 	var ids []string
 	for _, i := range b.open() {
 		ids = append(ids, b.items[i].EntryID)
 	}
 	slices.Sort(ids)
-	found, err := list(ctx, t, func(row scanner) (g grant, err error) {
-		err = row.Scan(&g.id, &g.spiffeID, &g.parent, &g.revision)
+	among, arg := anyOf(t.dialect, "e.id", 3, slices.Compact(ids))
+	var node right
+	found, err := list(ctx, t, func(row Row) (g grant, err error) {
+		err = row.Scan(&node.banned, &node.expires, &g.id, &g.spiffeID, &g.parent, &g.revision)
 		return g, err
-	}, `SELECT id, spiffe_id, parent_id, revision FROM entries WHERE tenant = $1 AND `+t.dialect.AnyOf("id", 2)+
-		` ORDER BY id`+t.dialect.Lock(Shared), b.tenant, t.dialect.List(slices.Compact(ids)))
-	if err != nil {
-		return fmt.Errorf("hold entries: %w", err)
+	}, `SELECT n.banned, n.expires_at, e.id, e.spiffe_id, e.parent_id, e.revision FROM nodes n JOIN entries e ON e.tenant = n.tenant
+		WHERE n.tenant = $1 AND n.id = $2 AND `+among+` ORDER BY e.id`+t.dialect.Lock(Shared), b.tenant, b.node, arg)
+	if err == nil && len(found) == 0 {
+		node, err = b.holdNode(ctx, t)
 	}
-	grants := map[string]grant{}
+	if err == nil {
+		err = node.refuse(b.now)
+	}
+	if err != nil {
+		return nil, err
+	}
+	grants := make(map[string]grant, len(found))
 	for _, g := range found {
 		grants[g.id] = g
 	}
-	for _, i := range b.open() {
-		b.errs[i] = b.refuse(b.items[i], grants)
+	return grants, nil
+}
+
+// holdNode is for a call of which no entry exists: it is the node's refusal that counts.
+func (b *intentBatch) holdNode(ctx context.Context, t *tx) (node right, err error) {
+	err = t.row(ctx, `SELECT banned, expires_at FROM nodes WHERE tenant = $1 AND id = $2`+t.dialect.Lock(Shared),
+		b.tenant, b.node).Scan(&node.banned, &node.expires)
+	if errors.Is(err, sql.ErrNoRows) {
+		err = identity.Errorf(identity.Denied, "the node is not attested")
 	}
-	return nil
+	return node, err
 }
 
 func (b *intentBatch) refuse(in store.Intent, grants map[string]grant) error {
@@ -278,8 +293,9 @@ func (b *intentBatch) earlier(ctx context.Context, t *tx, items []int) (map[stri
 	for _, i := range items {
 		ids = append(ids, b.items[i].RequestID)
 	}
+	among, arg := anyOf(t.dialect, "request_id", 3, ids)
 	found, err := list(ctx, t, scanIssuance, `SELECT tenant, node, state, `+issuanceColumns+` FROM issuances
-		WHERE tenant = $1 AND node = $2 AND request_id <> '' AND `+t.dialect.AnyOf("request_id", 3), b.tenant, b.node, t.dialect.List(ids))
+		WHERE tenant = $1 AND node = $2 AND request_id <> '' AND `+among, b.tenant, b.node, arg)
 	byRequest := make(map[string]store.Issuance, len(found))
 	for _, is := range found {
 		byRequest[is.RequestID] = is
@@ -297,8 +313,8 @@ func revokedAmong(ctx context.Context, t *tx, tenant string, earlier map[string]
 	for _, was := range earlier {
 		serials = append(serials, was.Serial)
 	}
-	found, err := list(ctx, t, scanText, `SELECT serial FROM revocations WHERE tenant = $1 AND `+t.dialect.AnyOf("serial", 2),
-		tenant, t.dialect.List(serials))
+	among, arg := anyOf(t.dialect, "serial", 2, serials)
+	found, err := list(ctx, t, scanText, `SELECT serial FROM revocations WHERE tenant = $1 AND `+among, tenant, arg)
 	return setOf(found), err
 }
 
@@ -313,7 +329,14 @@ func (b *intentBatch) refuseRetry(in, was store.Intent, revoked bool) error {
 	return nil
 }
 
+const insertIntoIssuances = `INSERT INTO issuances (tenant, node, state, ` + issuanceColumns + `)
+	`
+
+// insertIssuances gives the serials of the rows that no unique constraint kept out.
 func insertIssuances(ctx context.Context, t *tx, tenant, node string, rows []intentRow) (map[string]bool, error) {
+	if len(rows) == 1 {
+		return insertIssuance(ctx, t, tenant, node, rows[0])
+	}
 	text, err := toJSON(rows)
 	if err != nil {
 		return nil, err
@@ -321,14 +344,21 @@ func insertIssuances(ctx context.Context, t *tx, tenant, node string, rows []int
 	from := t.dialect.Records(4, Column{"serial", "TEXT"}, Column{"kind", "TEXT"}, Column{"request_id", "TEXT"},
 		Column{"entry_id", "TEXT"}, Column{"entry_revision", "BIGINT"}, Column{"spiffe_id", "TEXT"},
 		Column{"evidence", "TEXT"}, Column{"spki", "TEXT"}, Column{"not_before", "BIGINT"}, Column{"expires_at", "BIGINT"})
-	serials, err := list(ctx, t, scanText, `INSERT INTO issuances (tenant, node, state, `+issuanceColumns+`)
-		SELECT CAST($1 AS TEXT), CAST($2 AS TEXT), CAST($3 AS TEXT), r.serial, r.kind, r.request_id, r.entry_id, r.entry_revision,
+	serials, err := list(ctx, t, scanText, insertIntoIssuances+`SELECT CAST($1 AS TEXT), CAST($2 AS TEXT), CAST($3 AS TEXT), r.serial, r.kind, r.request_id, r.entry_id, r.entry_revision,
 			r.spiffe_id, r.evidence, r.spki, r.not_before, r.expires_at
 		FROM `+from+` WHERE true ON CONFLICT DO NOTHING RETURNING serial`, tenant, node, stateIntent, text)
 	if err != nil {
 		return nil, err
 	}
 	return setOf(serials), nil
+}
+
+// insertIssuance is insertIssuances for one row, which needs no JSON.
+func insertIssuance(ctx context.Context, t *tx, tenant, node string, r intentRow) (map[string]bool, error) {
+	n, err := t.exec(ctx, insertIntoIssuances+`VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) ON CONFLICT DO NOTHING`,
+		tenant, node, stateIntent, r.Serial, r.Kind, r.RequestID, r.EntryID, r.EntryRevision,
+		r.SPIFFEID, r.Evidence, r.SPKI, r.NotBefore, r.ExpiresAt)
+	return map[string]bool{r.Serial: n == 1}, err
 }
 
 // recordAgent records an agent's own SVID, which is about to be made.
@@ -349,8 +379,8 @@ func setState(ctx context.Context, t *tx, tenant string, serials []string, state
 	if len(serials) == 0 {
 		return nil
 	}
-	_, err := t.exec(ctx, `UPDATE issuances SET state = $2 WHERE tenant = $1 AND `+t.dialect.AnyOf("serial", 3),
-		tenant, state, t.dialect.List(serials))
+	among, arg := anyOf(t.dialect, "serial", 3, serials)
+	_, err := t.exec(ctx, `UPDATE issuances SET state = $2 WHERE tenant = $1 AND `+among, tenant, state, arg)
 	return err
 }
 
@@ -366,13 +396,9 @@ func (db *DB) FinishIntents(ctx context.Context, tenant string, serials []string
 }
 
 // Issued implements store.Issuances.
-func (db *DB) Issued(ctx context.Context, tenant, serial string) (is store.Issuance, err error) {
-	err = db.read(ctx, "read issuance", tenant, func(t *tx) error {
-		is, err = scanIssuance(t.row(ctx, `SELECT tenant, node, state, `+issuanceColumns+` FROM issuances
-			WHERE tenant = $1 AND serial = $2`, tenant, serial))
-		return absent(err, "issuance", serial)
-	})
-	return is, err
+func (db *DB) Issued(ctx context.Context, tenant, serial string) (store.Issuance, error) {
+	return askOne(ctx, db, "issuance", serial, Scope{Tenant: tenant}, scanIssuance, `SELECT tenant, node, state, `+issuanceColumns+`
+		FROM issuances WHERE tenant = $1 AND serial = $2`, tenant, serial)
 }
 
 // IssuanceCount implements store.Issuances.

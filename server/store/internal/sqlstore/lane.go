@@ -24,14 +24,23 @@ type job struct {
 }
 
 // lanes queue jobs by scope. Each lane runs one transaction at a time; the jobs
-// that come meanwhile share the next one. A lane lives while it has jobs.
+// that come meanwhile share the next one. A lane lives while it has jobs, or if
+// it stays until close: a new goroutine has to grow its stack for SQLite each time.
 type lanes struct {
-	run func(scope Scope, batch []*job)
+	run  func(scope Scope, batch []*job)
+	stay bool // there is but one lane
 
 	mu      sync.Mutex
+	came    *sync.Cond       // a job, or close; for a lane that stays
 	queues  map[Scope][]*job // a key is here while its lane runs
 	closed  bool
 	running sync.WaitGroup
+}
+
+func newLanes(stay bool, run func(scope Scope, batch []*job)) *lanes {
+	l := &lanes{run: run, stay: stay, queues: map[Scope][]*job{}}
+	l.came = sync.NewCond(&l.mu)
+	return l
 }
 
 func (l *lanes) add(scope Scope, j *job) error {
@@ -40,14 +49,12 @@ func (l *lanes) add(scope Scope, j *job) error {
 	if l.closed {
 		return errClosed()
 	}
-	if l.queues == nil {
-		l.queues = map[Scope][]*job{}
-	}
 	queue, running := l.queues[scope]
 	l.queues[scope] = append(queue, j)
 	if !running {
 		l.running.Go(func() { l.drain(scope) })
 	}
+	l.came.Signal()
 	return nil
 }
 
@@ -61,10 +68,13 @@ func (l *lanes) drain(scope Scope) {
 	}
 }
 
-// take removes the next jobs; without any it ends the lane.
+// take removes the next jobs; without any it ends the lane, or waits.
 func (l *lanes) take(scope Scope) []*job {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	for l.stay && !l.closed && len(l.queues[scope]) == 0 {
+		l.came.Wait()
+	}
 	queue := l.queues[scope]
 	if len(queue) == 0 {
 		delete(l.queues, scope)
@@ -79,6 +89,7 @@ func (l *lanes) take(scope Scope) []*job {
 func (l *lanes) close() {
 	l.mu.Lock()
 	l.closed = true
+	l.came.Broadcast()
 	l.mu.Unlock()
 	l.running.Wait()
 }
@@ -163,19 +174,20 @@ func (db *DB) attempt(f func() error) error {
 	return err
 }
 
+// commitOne runs one job in a transaction of its own, which its refusal undoes.
 func (db *DB) commitOne(ctx context.Context, scope Scope, j *job) error {
-	answers, err := db.commitBatch(ctx, scope, []*job{j})
-	if err != nil {
-		return err
-	}
-	return answers[0]
+	return db.commit(ctx, scope, func(t *tx) error {
+		if j.ctx.Err() != nil {
+			return j.ctx.Err()
+		}
+		return j.body(ctx, t)
+	})
 }
 
 // commitBatch gives each job's own refusal, or the error that rolled back all.
 func (db *DB) commitBatch(ctx context.Context, scope Scope, batch []*job) ([]error, error) {
 	answers := make([]error, len(batch))
-	var done []*record
-	err := db.transact(ctx, db.cfg.Write, db.cfg.Dialect.WriteOptions(), scope, func(t *tx) error {
+	err := db.commit(ctx, scope, func(t *tx) error {
 		for i, j := range batch {
 			refused, err := runJob(ctx, t, j)
 			if err != nil {
@@ -183,17 +195,28 @@ func (db *DB) commitBatch(ctx context.Context, scope Scope, batch []*job) ([]err
 			}
 			answers[i] = refused
 		}
+		return nil
+	})
+	return answers, err
+}
+
+// commit runs body, numbers and writes what it left, and tells after the commit.
+func (db *DB) commit(ctx context.Context, scope Scope, body func(t *tx) error) error {
+	var done []*record
+	err := db.transact(ctx, db.cfg.Write, db.cfg.Dialect.WriteOptions(), scope, func(t *tx) error {
+		if err := body(t); err != nil {
+			return err
+		}
 		if err := db.finish(ctx, t); err != nil {
 			return err
 		}
 		done = t.records
 		return db.hooks.beforeCommit(scope)
 	})
-	if err != nil {
-		return nil, err
+	if err == nil {
+		db.committed(done)
 	}
-	db.committed(done)
-	return answers, nil
+	return err
 }
 
 // runJob runs one job in a savepoint. It gives the job's refusal, which undoes

@@ -17,7 +17,7 @@ import (
 
 const joinTokenColumns = `id, tenant, hash, node_name, expires_at, created_at`
 
-func scanJoinToken(row scanner) (k store.JoinToken, err error) {
+func scanJoinToken(row Row) (k store.JoinToken, err error) {
 	var expires, created int64
 	err = row.Scan(&k.ID, &k.Tenant, &k.Hash, &k.NodeName, &expires, &created)
 	k.ExpiresAt, k.CreatedAt = fromMicro(expires), fromMicro(created)
@@ -78,7 +78,7 @@ func (db *DB) JoinTokenByHash(ctx context.Context, hash []byte) (k store.JoinTok
 
 const nodeColumns = `id, tenant, method, spki, serial, selectors, banned, created_at, expires_at, last_seen`
 
-func scanNode(row scanner) (n identity.Node, err error) {
+func scanNode(row Row) (n identity.Node, err error) {
 	var id string
 	var selectors []byte
 	var created, expires, seen int64
@@ -182,8 +182,10 @@ func errBanned(n identity.Node) error {
 	return identity.Errorf(identity.Denied, "node %s is banned", n.ID)
 }
 
+const selectNode = `SELECT ` + nodeColumns + ` FROM nodes WHERE tenant = $1 AND id = $2`
+
 func nodeByID(ctx context.Context, t *tx, tenant, id, lock string) (identity.Node, error) {
-	n, err := scanNode(t.row(ctx, `SELECT `+nodeColumns+` FROM nodes WHERE tenant = $1 AND id = $2`+lock, tenant, id))
+	n, err := scanNode(t.row(ctx, selectNode+lock, tenant, id))
 	return n, absent(err, "node", id)
 }
 
@@ -218,12 +220,8 @@ func (db *DB) RenewNode(ctx context.Context, n identity.Node, oldSerial string, 
 }
 
 // Node implements store.Nodes.
-func (db *DB) Node(ctx context.Context, tenant, id string) (n identity.Node, err error) {
-	err = db.read(ctx, "read node", tenant, func(t *tx) error {
-		n, err = nodeByID(ctx, t, tenant, id, "")
-		return err
-	})
-	return n, err
+func (db *DB) Node(ctx context.Context, tenant, id string) (identity.Node, error) {
+	return askOne(ctx, db, "node", id, Scope{Tenant: tenant}, scanNode, selectNode, tenant, id)
 }
 
 // Nodes implements store.Nodes, ordered by ID.

@@ -79,7 +79,7 @@ func (db *DB) Policies(ctx context.Context, tenant string) (set policy.Set, err 
 	return set, err
 }
 
-func scanPolicy(row scanner) (p policy.Policy, err error) {
+func scanPolicy(row Row) (p policy.Policy, err error) {
 	var body []byte
 	if err := row.Scan(&body); err != nil {
 		return p, err

@@ -37,7 +37,7 @@ func (db *DB) Revocations(ctx context.Context, tenant string, now time.Time) (al
 	return all, err
 }
 
-func scanRevocation(row scanner) (r identity.Revocation, err error) {
+func scanRevocation(row Row) (r identity.Revocation, err error) {
 	var expires int64
 	err = row.Scan(&r.Kind, &r.Serial, &r.SPIFFEID, &expires)
 	r.ExpiresAt = fromMicro(expires)

@@ -100,7 +100,7 @@ func claimTrustDomain(ctx context.Context, t *tx, tenant, td string) error {
 const selectTenants = `SELECT t.id, t.trust_domain, t.settings, t.created_at, c.epoch, c.revision
 	FROM tenants t JOIN counters c ON c.tenant = t.id`
 
-func scanTenant(row scanner) (store.Tenant, error) {
+func scanTenant(row Row) (store.Tenant, error) {
 	var tn store.Tenant
 	var settings string
 	var created int64
@@ -113,22 +113,14 @@ func scanTenant(row scanner) (store.Tenant, error) {
 }
 
 // Tenant implements store.Tenants.
-func (db *DB) Tenant(ctx context.Context, id string) (tn store.Tenant, err error) {
-	err = db.read(ctx, "read tenant", id, func(t *tx) error {
-		tn, err = scanTenant(t.row(ctx, selectTenants+` WHERE t.id = $1`, id))
-		return absent(err, "tenant", id)
-	})
-	return tn, err
+func (db *DB) Tenant(ctx context.Context, id string) (store.Tenant, error) {
+	return askOne(ctx, db, "tenant", id, Scope{Tenant: id}, scanTenant, selectTenants+` WHERE t.id = $1`, id)
 }
 
 // TenantByTrustDomain implements store.Tenants.
-func (db *DB) TenantByTrustDomain(ctx context.Context, td string) (tn store.Tenant, err error) {
-	err = db.readAcross(ctx, "find tenant", func(t *tx) error {
-		tn, err = scanTenant(t.row(ctx, selectTenants+
-			` WHERE t.id = (SELECT tenant FROM trust_domains WHERE name = $1)`, td))
-		return absent(err, "tenant with the trust domain", td)
-	})
-	return tn, err
+func (db *DB) TenantByTrustDomain(ctx context.Context, td string) (store.Tenant, error) {
+	return askOne(ctx, db, "tenant with the trust domain", td, Scope{Across: true}, scanTenant,
+		selectTenants+` WHERE t.id = (SELECT tenant FROM trust_domains WHERE name = $1)`, td)
 }
 
 // Tenants implements store.Tenants.
@@ -172,7 +164,7 @@ func (db *DB) Changes(ctx context.Context, tenant string, after int64, limit int
 	return changes, err
 }
 
-func scanChange(row scanner) (c store.Change, err error) {
+func scanChange(row Row) (c store.Change, err error) {
 	err = row.Scan(&c.Revision, &c.Kind, &c.Object, &c.Parent, &c.Deleted)
 	return c, err
 }

@@ -166,7 +166,7 @@ func (db *DB) refresh(ctx context.Context, tenants []string) {
 	var found []moved
 	err := db.readAcross(ctx, "read cursors", func(t *tx) error {
 		var err error
-		found, err = list(ctx, t, func(row scanner) (m moved, err error) {
+		found, err = list(ctx, t, func(row Row) (m moved, err error) {
 			err = row.Scan(&m.tenant, &m.cursor.Epoch, &m.cursor.Revision)
 			return m, err
 		}, `SELECT tenant, epoch, revision FROM counters WHERE `+t.dialect.AnyOf("tenant", 1), t.dialect.List(tenants))
