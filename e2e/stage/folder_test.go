@@ -50,3 +50,21 @@ func TestLeftMount(t *testing.T) {
 		t.Errorf("left is %q, %v; want a %q", left, err, want)
 	}
 }
+
+// TestLeftNamespace checks that the look for what is left sees a network namespace
+// that has a run's name.
+func TestLeftNamespace(t *testing.T) {
+	run := fmt.Sprintf("named%d", os.Getpid())
+	name := filepath.Join("/run/netns", "icp-"+run+"-1")
+	if err := os.Mkdir("/run/netns", 0o755); err == nil { // as ip-netns does, which leaves it
+		t.Cleanup(func() { _ = os.Remove("/run/netns") }) // unless it has others
+	}
+	if err := os.WriteFile(name, nil, 0o600); err != nil { // no namespace is mounted there
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.Remove(name) })
+	left, err := stage.Left(run)
+	if want := "network namespace " + name; err != nil || !slices.Contains(left, want) {
+		t.Errorf("left is %q, %v; want %q", left, err, want)
+	}
+}
