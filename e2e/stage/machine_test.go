@@ -109,14 +109,14 @@ func TestMachineEnds(t *testing.T) {
 	err := stage.Run(t.Context(), func(s *stage.Session) {
 		m := stage.NewMachine(s, stage.CgroupsHost)
 		name = m.Name
-		m.Start(s, "daemon", exec.Command("sh", "-c", "setsid sleep 600 & exec sleep 601"))
-		stage.Eventually(s, time.Minute, func() error { return sees(stage.RunID(), ": sleep 600") })
+		m.Start(s, "daemon", exec.Command("sh", "-c", "setsid sleep 611 & exec sleep 601"))
+		stage.Eventually(s, time.Minute, func() error { return sees(stage.RunID(), ": sleep 611") })
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	left, err := stage.Left(stage.RunID())
-	if all := strings.Join(left, "\n"); err != nil || strings.Contains(all, name) || strings.Contains(all, ": sleep 600") {
+	if all := strings.Join(left, "\n"); err != nil || strings.Contains(all, name) || strings.Contains(all, ": sleep 611") {
 		t.Errorf("after the end there is, %v:\n%s", err, all)
 	}
 	stage.Eventually(t, time.Minute, func() error { // pipes end a moment after their processes
