@@ -100,6 +100,23 @@ func TestMachineOutside(t *testing.T) {
 	}
 }
 
+// TestMachineCgroups checks that a process in a machine may make a control group
+// in each hierarchy and go into it.
+func TestMachineCgroups(t *testing.T) {
+	for _, show := range []stage.Cgroups{stage.CgroupsHost, stage.CgroupsV2} {
+		made := stage.NewMachine(t, show).Output(t, exec.Command("sh", "-ec", `
+for procs in $(find /sys/fs/cgroup -name cgroup.procs); do
+	mine=$(dirname $procs)/mine
+	mkdir $mine
+	echo $$ >$mine/cgroup.procs
+done
+grep -c /mine$ /proc/self/cgroup`))
+		if made == "0\n" {
+			t.Errorf("%s: there are no control groups", show)
+		}
+	}
+}
+
 // TestMachineEnds checks that a machine ends with its test and takes with it what
 // runs in it, and that nothing of it stays open in this program.
 func TestMachineEnds(t *testing.T) {

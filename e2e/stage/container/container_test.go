@@ -62,6 +62,9 @@ func TestSpec(t *testing.T) {
 		if seen.Namespaces["net"] == link(t, fmt.Sprint(e.Machine.Outside(1)), "net") {
 			t.Error("the network is the machine's")
 		}
+		if address := c.Inspect(t, "{{.NetworkSettings.IPAddress}}"); address != "" {
+			t.Errorf("without a network the address is %s", address)
+		}
 		got := c.Inspect(t, `{{.Name}} {{index .Config.Labels "team"}} {{.Config.Env}}`)
 		if !strings.HasPrefix(strings.TrimPrefix(got, "/"), "given a b ") || !strings.Contains(got, "COLOUR=red") || c.Name != "given" {
 			t.Errorf("the engine says %q", got)
