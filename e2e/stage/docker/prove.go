@@ -18,5 +18,8 @@ func prove(t stage.T, groups stage.Cgroups) stage.Proof {
 	from := time.Now()
 	e := Start(t, Options{Cgroups: groups})
 	ready := time.Since(from)
+	if version := e.Do(t, "info", "--format", "{{.CgroupVersion}}"); groups == stage.CgroupsV2 && version != "2" {
+		t.Fatalf("the engine says its control groups are of version %s", version)
+	}
 	return stage.Proof{Version: e.Version(t), Ready: ready, Fact: e.Prove(t, "/docker/")}
 }

@@ -19,5 +19,8 @@ func prove(t stage.T, groups stage.Cgroups) stage.Proof {
 	e := Start(t, Options{Cgroups: groups})
 	version := e.Version(t) // the first answer: there is no daemon
 	ready := time.Since(from)
+	if version := e.Do(t, "info", "--format", "{{.Host.CgroupsVersion}}"); groups == stage.CgroupsV2 && version != "v2" {
+		t.Fatalf("the engine says its control groups are of version %s", version)
+	}
 	return stage.Proof{Version: version, Ready: ready, Fact: e.Prove(t, "/libpod_parent/libpod-")}
 }
